@@ -1,0 +1,300 @@
+//! How an answer is read. All leniency lives here, each with the provider that forced it.
+
+use super::{RawAnswer, TokenAnswer};
+use crate::schedule::{LIFETIME_MAX, LIFETIME_MIN};
+use crate::secret::Secret;
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// The longest token that is taken, in bytes.
+pub const TOKEN_LENGTH_MAX: usize = 16 * 1024;
+
+/// What a body says, whatever the status code (quirk 1).
+#[derive(Debug)]
+pub enum Reading {
+    /// A token set.
+    Token(Box<TokenAnswer>),
+    /// An error in the words of RFC 6749 section 5.2, or near to them.
+    Error(ErrorAnswer),
+    /// An access token that must not be handed out; why.
+    Unusable(&'static str),
+    /// Neither a token nor an error: what it looks like instead.
+    Neither(&'static str),
+}
+
+/// An error answer.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ErrorAnswer {
+    /// `error`: the code.
+    pub error: String,
+    /// `error_description`, or whatever stands for it. May be empty.
+    pub description: String,
+}
+
+/// Reads a body: JSON, or form-encoded as GitHub sends it.
+#[must_use]
+pub fn read(answer: &RawAnswer) -> Reading {
+    let body = answer.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&answer.body);
+    let body = body.trim_ascii();
+    if body.is_empty() {
+        return Reading::Neither("an empty body");
+    }
+    match object(body, answer.content_type.as_deref()) {
+        Some(fields) => read_object(fields),
+        None if body.starts_with(b"<") => Reading::Neither("an HTML page"),
+        None => Reading::Neither("neither JSON nor form-encoded text"),
+    }
+}
+
+/// The first JSON value, so that text after it does no harm (quirk 10); of duplicate keys the last counts.
+fn object(body: &[u8], content_type: Option<&str>) -> Option<Map<String, Value>> {
+    let mut values = serde_json::Deserializer::from_slice(body).into_iter::<Value>();
+    if let Some(Ok(Value::Object(fields))) = values.next() {
+        return Some(fields);
+    }
+    let says_form = content_type.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
+    let looks_form = [&b"access_token="[..], b"error="].iter().any(|start| body.starts_with(start));
+    (says_form || looks_form).then(|| {
+        form_urlencoded::parse(body).map(|(name, value)| (name.into_owned(), value.into_owned().into())).collect()
+    })
+}
+
+fn read_object(mut fields: Map<String, Value>) -> Reading {
+    if let Some(error) = error_of(&fields) {
+        return Reading::Error(error);
+    }
+    // Slack puts a user's token one level down.
+    if !fields.contains_key("access_token")
+        && let Some(Value::Object(nested)) = fields.remove("authed_user")
+    {
+        fields.extend(nested);
+    }
+    let access_token = match fields.remove("access_token") {
+        Some(Value::String(token)) if !token.is_empty() => Secret::new(token),
+        Some(_) => return Reading::Unusable("access_token is empty or no string"),
+        None => return Reading::Neither("JSON without access_token and without error"),
+    };
+    if !is_token(access_token.expose()) {
+        return Reading::Unusable("access_token has characters that no header may carry, or is longer than 16 KiB");
+    }
+    let refresh_token = match fields.remove("refresh_token") {
+        Some(Value::String(token)) if is_token(&token) => Some(Secret::new(token)),
+        Some(Value::String(token)) if !token.is_empty() => {
+            return Reading::Unusable("refresh_token has characters that it may not have, or is longer than 16 KiB");
+        }
+        _ => None,
+    };
+    let token_type = match fields.remove("token_type") {
+        Some(Value::String(kind)) if !kind.is_empty() && kind.len() <= 40 && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => {
+            if kind.eq_ignore_ascii_case("bearer") { "Bearer".to_owned() } else { kind }
+        }
+        // Atlassian sends none.
+        _ => "Bearer".to_owned(),
+    };
+    let expires_in = life(fields.remove("expires_in").as_ref())
+        .or_else(|| jwt_life(access_token.expose()));
+    let refresh_expires_in = ["refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"]
+        .iter()
+        .find_map(|name| life(fields.get(*name)));
+    let refresh_in = life(fields.get("refresh_in"));
+    let scopes = fields.remove("scope").or_else(|| fields.remove("scopes")).as_ref().and_then(scopes);
+    let extra = Secret::new(Value::Object(fields).to_string());
+    Reading::Token(Box::new(TokenAnswer {
+        access_token, refresh_token, token_type, expires_in, refresh_expires_in, refresh_in, scopes, extra,
+    }))
+}
+
+/// An error may come with any status (GitHub: 200), as a string or an object, or as Slack's `ok: false`.
+fn error_of(fields: &Map<String, Value>) -> Option<ErrorAnswer> {
+    let text = |value: &Value| match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    };
+    let first = |map: &Map<String, Value>, names: &[&str]| names.iter().find_map(|n| map.get(*n).and_then(text));
+    let description = || first(fields, &["error_description", "errorMessage", "message", "errorSummary"]).unwrap_or_default();
+    match fields.get("error") {
+        Some(Value::String(error)) if !error.is_empty() => {
+            Some(ErrorAnswer { error: error.clone(), description: description() })
+        }
+        Some(Value::Object(inner)) => Some(ErrorAnswer {
+            error: first(inner, &["code", "type", "status"]).unwrap_or_default(),
+            description: first(inner, &["message", "description"]).unwrap_or_default(),
+        }),
+        _ if fields.get("ok") == Some(&Value::Bool(false)) => Some(ErrorAnswer { description: description(), ..ErrorAnswer::default() }),
+        _ if fields.contains_key("errorCode") && !fields.contains_key("access_token") => {
+            Some(ErrorAnswer { error: first(fields, &["errorCode"]).unwrap_or_default(), description: description() })
+        }
+        _ => None,
+    }
+}
+
+/// Printable ASCII without space (RFC 6749 appendix A.12), at most [`TOKEN_LENGTH_MAX`] bytes.
+#[must_use]
+pub fn is_token(text: &str) -> bool {
+    (1..=TOKEN_LENGTH_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// A life in seconds as an integer, a float or a string; anything outside 1 s to 10 years counts as absent.
+#[must_use]
+pub fn life(value: Option<&Value>) -> Option<Duration> {
+    let seconds = match value? {
+        Value::Number(number) => number.as_f64()?,
+        Value::String(text) => text.trim().parse().ok()?,
+        _ => return None,
+    };
+    let span = Duration::try_from_secs_f64(seconds).ok()?;
+    (LIFETIME_MIN..=LIFETIME_MAX).contains(&span).then_some(span)
+}
+
+/// Scopes as a list, or a string split at spaces and commas (Linear and GitHub use commas).
+#[must_use]
+pub fn scopes(value: &Value) -> Option<Vec<String>> {
+    let owned = |list: Vec<&str>| list.into_iter().filter(|s| !s.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+    let found = match value {
+        Value::String(text) => owned(text.split([' ', ',']).collect()),
+        Value::Array(list) => owned(list.iter().filter_map(Value::as_str).collect()),
+        _ => return None,
+    };
+    (!found.is_empty()).then_some(found)
+}
+
+/// `exp - iat` of an access token that is a JWT (RFC 7519). Its signature is not our business.
+fn jwt_life(token: &str) -> Option<Duration> {
+    let claims = jwt_claims(token)?;
+    let seconds = claims.get("exp")?.as_f64()? - claims.get("iat")?.as_f64()?;
+    life(Some(&seconds.into()))
+}
+
+/// `exp` of an access token that is a JWT, in seconds since the Unix epoch.
+#[must_use]
+pub fn jwt_expires_at(token: &str) -> Option<i64> {
+    jwt_claims(token)?.get("exp")?.as_i64().filter(|exp| (1..=253_402_300_799).contains(exp))
+}
+
+fn jwt_claims(token: &str) -> Option<Map<String, Value>> {
+    let mut parts = token.split('.');
+    let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
+    let claims = BASE64_URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+    serde_json::from_slice(&claims).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use zeroize::Zeroizing;
+
+    fn answer(body: &[u8]) -> RawAnswer {
+        RawAnswer { status: 200, content_type: None, retry_after: None, body: Zeroizing::new(body.to_vec()) }
+    }
+
+    fn token(body: &str) -> TokenAnswer {
+        match read(&answer(body.as_bytes())) {
+            Reading::Token(token) => *token,
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+
+    fn error(body: &str) -> ErrorAnswer {
+        match read(&answer(body.as_bytes())) {
+            Reading::Error(error) => error,
+            other => panic!("{body}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn quirk_1_an_error_is_an_error_whatever_the_status() {
+        assert_eq!(error(r#"{"error":"bad_refresh_token","error_description":"gone"}"#).error, "bad_refresh_token");
+        assert_eq!(error(r#"{"ok":false,"error":"invalid_refresh_token"}"#).error, "invalid_refresh_token");
+        assert_eq!(error(r#"{"ok":false}"#).error, "");
+        assert_eq!(error("error=bad_refresh_token&error_description=The+token").description, "The token");
+        assert_eq!(error(r#"{"error":{"code":401,"message":"no"}}"#), ErrorAnswer { error: "401".into(), description: "no".into() });
+    }
+
+    #[test]
+    fn quirk_2_expires_in_of_every_shape() {
+        let life = |value: &str| token(&format!(r#"{{"access_token":"a","expires_in":{value}}}"#)).expires_in;
+        assert_eq!(life("3600"), Some(Duration::from_secs(3600)));
+        assert_eq!(life("\"3600\""), Some(Duration::from_secs(3600)));
+        assert_eq!(life("59.5"), Some(Duration::from_millis(59_500)));
+        for absent in ["null", "0", "-1", "\"\"", "\"soon\"", "[]", "1e300", "315360001", "true", "0.5"] {
+            assert_eq!(life(absent), None, "{absent}");
+        }
+        assert_eq!(token(r#"{"access_token":"a"}"#).expires_in, None);
+        for name in ["refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"] {
+            let body = format!(r#"{{"access_token":"a","{name}":"86400"}}"#);
+            assert_eq!(token(&body).refresh_expires_in, Some(Duration::from_secs(86_400)), "{name}");
+        }
+    }
+
+    #[test]
+    fn quirk_3_forms_nesting_and_scopes() {
+        let form = token("access_token=a%2Fb&expires_in=28800&refresh_token=r&scope=repo%2Cuser&token_type=bearer");
+        assert_eq!((form.access_token.expose(), form.token_type.as_str()), ("a/b", "Bearer"));
+        assert_eq!(form.scopes.unwrap(), ["repo", "user"]);
+        let nested = token(r#"{"ok":true,"authed_user":{"access_token":"xoxp","refresh_token":"r","expires_in":9}}"#);
+        assert_eq!((nested.access_token.expose(), nested.expires_in), ("xoxp", Some(Duration::from_secs(9))));
+        assert_eq!(token(r#"{"access_token":"a","scopes":["x","y z"]}"#).scopes.unwrap(), ["x", "y z"]);
+        assert_eq!(token(r#"{"access_token":"a","scope":""}"#).scopes, None);
+    }
+
+    #[test]
+    fn quirk_4_a_missing_refresh_token_is_said_to_be_missing() {
+        for body in [r#"{"access_token":"a"}"#, r#"{"access_token":"a","refresh_token":null}"#, r#"{"access_token":"a","refresh_token":""}"#] {
+            assert!(token(body).refresh_token.is_none(), "{body}");
+        }
+    }
+
+    #[test]
+    fn quirk_10_pages_marks_duplicates_and_tails() {
+        assert!(matches!(read(&answer(b"<html>Sign in to Wi-Fi</html>")), Reading::Neither("an HTML page")));
+        assert!(matches!(read(&answer(b"  ")), Reading::Neither("an empty body")));
+        assert!(matches!(read(&answer(b"{\"access_tok")), Reading::Neither(_)));
+        assert!(matches!(read(&answer(b"[1]")), Reading::Neither(_)));
+        assert_eq!(token("\u{feff}{\"access_token\":\"a\"}").access_token.expose(), "a");
+        assert_eq!(token(r#"{"access_token":"a","access_token":"b"} trailing"#).access_token.expose(), "b");
+        assert_eq!(token(r#"{"access_token":"a","token_type":"BEARER"}"#).token_type, "Bearer");
+        assert_eq!(token(r#"{"access_token":"a","token_type":"DPoP"}"#).token_type, "DPoP");
+    }
+
+    #[test]
+    fn a_token_that_no_header_may_carry_is_refused() {
+        for bad in [r#""a b""#, r#""a\r\nX: y""#, r#""ä""#, r#""""#, "7", "null"] {
+            let body = format!(r#"{{"access_token":{bad}}}"#);
+            assert!(matches!(read(&answer(body.as_bytes())), Reading::Unusable(_)), "{bad}");
+        }
+        let long = format!(r#"{{"access_token":"{}"}}"#, "x".repeat(TOKEN_LENGTH_MAX + 1));
+        assert!(matches!(read(&answer(long.as_bytes())), Reading::Unusable(_)));
+    }
+
+    #[test]
+    fn a_jwt_tells_its_own_life() {
+        let claims = BASE64_URL_SAFE_NO_PAD.encode(r#"{"iat":1000,"exp":4600}"#);
+        let found = token(&format!(r#"{{"access_token":"e30.{claims}.sig"}}"#));
+        assert_eq!(found.expires_in, Some(Duration::from_secs(3600)));
+        assert_eq!(jwt_expires_at(&format!("e30.{claims}.sig")), Some(4600));
+        assert_eq!(jwt_expires_at("not.a-jwt.x"), None);
+    }
+
+    #[test]
+    fn fields_that_we_do_not_know_are_kept_and_tokens_are_not_among_them() {
+        let kept = token(r#"{"access_token":"aaa","refresh_token":"rrr","instance_url":"https://x","id_token":"i"}"#).extra;
+        let kept: Value = serde_json::from_str(kept.expose()).unwrap();
+        assert_eq!(kept, serde_json::json!({"instance_url": "https://x", "id_token": "i"}));
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_makes_it_panic(body in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = read(&answer(&body));
+        }
+
+        #[test]
+        fn no_object_makes_it_panic(value in "[\\[\\]{}\",:0-9eE.+-]{0,40}") {
+            let _ = read(&answer(format!(r#"{{"access_token":"a","expires_in":{value}}}"#).as_bytes()));
+        }
+    }
+}
