@@ -1,0 +1,76 @@
+//! What [`TokenKeep::open`](crate::TokenKeep::open) needs to know.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokenkeep_core::oauth::request::Client;
+use tokenkeep_core::provider::Rules;
+use tokenkeep_core::schedule::Policy;
+use url::Url;
+
+/// The most attempts that may be in flight at once unless said otherwise; the journal has as many slots.
+pub const IN_FLIGHT_MAX: u32 = 256;
+/// The most refreshes a second for one endpoint and client unless said otherwise.
+pub const REFRESH_PER_SECOND: u32 = 50;
+/// The most refreshes in flight for one endpoint and client unless said otherwise.
+pub const REFRESH_IN_FLIGHT_MAX: u32 = 64;
+
+/// Everything about one instance.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where database, journal, key and lock live. Made when it is missing, mode 0700.
+    pub state_dir: PathBuf,
+    /// How eager refreshing is.
+    pub policy: Policy,
+    /// The providers that connections may name.
+    pub providers: Vec<Provider>,
+    /// How many attempts may be in flight at once, over all providers.
+    pub in_flight_max: u32,
+    /// How many workers claim and refresh side by side.
+    pub workers: u32,
+}
+
+impl Config {
+    /// The defaults, without providers.
+    #[must_use]
+    pub fn new(state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            state_dir: state_dir.into(),
+            policy: Policy::default(),
+            providers: Vec::new(),
+            in_flight_max: IN_FLIGHT_MAX,
+            workers: 1,
+        }
+    }
+}
+
+/// A provider as it is used: where it is, who we are there, and its rules.
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// The name that connections refer to.
+    pub name: String,
+    /// The token endpoint.
+    pub token_url: Url,
+    /// Our registration.
+    pub client: Arc<Client>,
+    /// Its rules.
+    pub rules: Rules,
+    /// Admission: refreshes a second at this endpoint with this client.
+    pub refresh_per_second: u32,
+    /// Admission: refreshes in flight at this endpoint with this client.
+    pub refresh_in_flight_max: u32,
+}
+
+impl Provider {
+    /// A provider with the default admission limits.
+    #[must_use]
+    pub fn new(name: impl Into<String>, token_url: Url, client: Client, rules: Rules) -> Self {
+        Self {
+            name: name.into(),
+            token_url,
+            client: Arc::new(client),
+            rules,
+            refresh_per_second: REFRESH_PER_SECOND,
+            refresh_in_flight_max: REFRESH_IN_FLIGHT_MAX,
+        }
+    }
+}
