@@ -146,13 +146,20 @@ fn is_dead(rules: &Rules, error: &ErrorAnswer) -> bool {
 
 fn is_rate_limit(answer: &RawAnswer, error: &ErrorAnswer) -> bool {
     let code = error.error.to_ascii_lowercase();
-    answer.status == 429 || matches!(code.as_str(), "slow_down" | "rate_limited" | "ratelimited" | "rate_limit_exceeded" | "too_many_requests")
+    answer.status == 429
+        || matches!(
+            code.as_str(),
+            "slow_down" | "rate_limited" | "ratelimited" | "rate_limit_exceeded" | "too_many_requests"
+        )
 }
 
 /// Busy: wait. But a strict provider may have rotated before it said so, unless the catalogue knows better.
 fn unavailable(rules: &Rules, answer: &RawAnswer, failure: Failure) -> Outcome {
     if rules.rotation.is_strict() && !rules.unavailable_is_unprocessed {
-        return setback(SetbackKind::InDoubt { retry_after: answer.retry_after.map(|t| t.min(RETRY_AFTER_MAX)) }, failure);
+        return setback(
+            SetbackKind::InDoubt { retry_after: answer.retry_after.map(|t| t.min(RETRY_AFTER_MAX)) },
+            failure,
+        );
     }
     match answer.retry_after {
         Some(wait) if answer.status == 503 => {
@@ -199,7 +206,8 @@ mod tests {
     use zeroize::Zeroizing;
 
     const GRACE: Rotation = Rotation::Grace(Duration::from_secs(60));
-    const CLASSES: [Rotation; 5] = [Rotation::Persistent, GRACE, Rotation::UntilUsed, Rotation::Strict, Rotation::Unknown];
+    const CLASSES: [Rotation; 5] =
+        [Rotation::Persistent, GRACE, Rotation::UntilUsed, Rotation::Strict, Rotation::Unknown];
 
     fn rules(rotation: Rotation) -> Rules {
         Rules { rotation, ..Rules::default() }

@@ -10,6 +10,7 @@
 //! Read in this order: [`model`] (what a connection is), [`schedule`], [`classify`], [`lifecycle`].
 
 pub mod classify;
+pub mod event;
 pub mod failure;
 pub mod lifecycle;
 pub mod model;

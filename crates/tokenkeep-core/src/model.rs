@@ -69,8 +69,7 @@ pub fn printable(text: &str, most: usize) -> String {
     let hidden = |c: char| {
         c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    let mut shown: String =
-        text.chars().take(most).map(|c| if hidden(c) { '\u{fffd}' } else { c }).collect();
+    let mut shown: String = text.chars().take(most).map(|c| if hidden(c) { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(most).is_some() {
         shown.push('…');
     }

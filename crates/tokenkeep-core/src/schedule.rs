@@ -30,11 +30,7 @@ pub struct Policy {
 impl Default for Policy {
     /// 300 s, 600 s and 3: the plan's defaults.
     fn default() -> Self {
-        Self {
-            check_interval: Duration::from_secs(300),
-            refresh_threshold: Duration::from_secs(600),
-            max_retries: 3,
-        }
+        Self { check_interval: Duration::from_secs(300), refresh_threshold: Duration::from_secs(600), max_retries: 3 }
     }
 }
 

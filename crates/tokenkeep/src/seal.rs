@@ -78,7 +78,9 @@ pub enum KeyError {
         cause: std::io::Error,
     },
     /// The file is there and is no key.
-    #[error("the master key file {path} holds {found} bytes, expected {MASTER_KEY_BYTES}: put the right file back, nothing was changed")]
+    #[error(
+        "the master key file {path} holds {found} bytes, expected {MASTER_KEY_BYTES}: put the right file back, nothing was changed"
+    )]
     Length {
         /// The file.
         path: PathBuf,
@@ -228,16 +230,15 @@ impl hkdf::KeyType for Length {
 
 fn derive<const N: usize>(root: &hkdf::Prk, purpose: &[u8]) -> [u8; N] {
     let mut key = [0; N];
-    root.expand(&[purpose], Length(N))
-        .and_then(|okm| okm.fill(&mut key))
-        .expect("the length is far below 255 hashes");
+    root.expand(&[purpose], Length(N)).and_then(|okm| okm.fill(&mut key)).expect("the length is far below 255 hashes");
     key
 }
 
 #[cfg(unix)]
 fn check_mode(path: &Path, file: &std::fs::File) -> Result<(), KeyError> {
     use std::os::unix::fs::PermissionsExt;
-    let mode = file.metadata().map_err(|cause| KeyError::File { path: path.to_owned(), cause })?.permissions().mode() & 0o7777;
+    let mode =
+        file.metadata().map_err(|cause| KeyError::File { path: path.to_owned(), cause })?.permissions().mode() & 0o7777;
     if mode & 0o077 == 0 { Ok(()) } else { Err(KeyError::Mode { path: path.to_owned(), mode }) }
 }
 

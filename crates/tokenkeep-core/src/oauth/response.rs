@@ -86,15 +86,19 @@ fn read_object(mut fields: Map<String, Value>) -> Reading {
         }
         _ => None,
     };
-    let token_type = match fields.remove("token_type") {
-        Some(Value::String(kind)) if !kind.is_empty() && kind.len() <= 40 && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') => {
-            if kind.eq_ignore_ascii_case("bearer") { "Bearer".to_owned() } else { kind }
-        }
-        // Atlassian sends none.
-        _ => "Bearer".to_owned(),
-    };
-    let expires_in = life(fields.remove("expires_in").as_ref())
-        .or_else(|| jwt_life(access_token.expose()));
+    let token_type =
+        match fields.remove("token_type") {
+            Some(Value::String(kind))
+                if !kind.is_empty()
+                    && kind.len() <= 40
+                    && kind.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') =>
+            {
+                if kind.eq_ignore_ascii_case("bearer") { "Bearer".to_owned() } else { kind }
+            }
+            // Atlassian sends none.
+            _ => "Bearer".to_owned(),
+        };
+    let expires_in = life(fields.remove("expires_in").as_ref()).or_else(|| jwt_life(access_token.expose()));
     let refresh_expires_in = ["refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"]
         .iter()
         .find_map(|name| life(fields.get(*name)));
@@ -102,7 +106,14 @@ fn read_object(mut fields: Map<String, Value>) -> Reading {
     let scopes = fields.remove("scope").or_else(|| fields.remove("scopes")).as_ref().and_then(scopes);
     let extra = Secret::new(Value::Object(fields).to_string());
     Reading::Token(Box::new(TokenAnswer {
-        access_token, refresh_token, token_type, expires_in, refresh_expires_in, refresh_in, scopes, extra,
+        access_token,
+        refresh_token,
+        token_type,
+        expires_in,
+        refresh_expires_in,
+        refresh_in,
+        scopes,
+        extra,
     }))
 }
 
@@ -114,7 +125,8 @@ fn error_of(fields: &Map<String, Value>) -> Option<ErrorAnswer> {
         _ => None,
     };
     let first = |map: &Map<String, Value>, names: &[&str]| names.iter().find_map(|n| map.get(*n).and_then(text));
-    let description = || first(fields, &["error_description", "errorMessage", "message", "errorSummary"]).unwrap_or_default();
+    let description =
+        || first(fields, &["error_description", "errorMessage", "message", "errorSummary"]).unwrap_or_default();
     match fields.get("error") {
         Some(Value::String(error)) if !error.is_empty() => {
             Some(ErrorAnswer { error: error.clone(), description: description() })
@@ -123,7 +135,9 @@ fn error_of(fields: &Map<String, Value>) -> Option<ErrorAnswer> {
             error: first(inner, &["code", "type", "status"]).unwrap_or_default(),
             description: first(inner, &["message", "description"]).unwrap_or_default(),
         }),
-        _ if fields.get("ok") == Some(&Value::Bool(false)) => Some(ErrorAnswer { description: description(), ..ErrorAnswer::default() }),
+        _ if fields.get("ok") == Some(&Value::Bool(false)) => {
+            Some(ErrorAnswer { description: description(), ..ErrorAnswer::default() })
+        }
         _ if fields.contains_key("errorCode") && !fields.contains_key("access_token") => {
             Some(ErrorAnswer { error: first(fields, &["errorCode"]).unwrap_or_default(), description: description() })
         }
@@ -211,7 +225,10 @@ mod tests {
         assert_eq!(error(r#"{"ok":false,"error":"invalid_refresh_token"}"#).error, "invalid_refresh_token");
         assert_eq!(error(r#"{"ok":false}"#).error, "");
         assert_eq!(error("error=bad_refresh_token&error_description=The+token").description, "The token");
-        assert_eq!(error(r#"{"error":{"code":401,"message":"no"}}"#), ErrorAnswer { error: "401".into(), description: "no".into() });
+        assert_eq!(
+            error(r#"{"error":{"code":401,"message":"no"}}"#),
+            ErrorAnswer { error: "401".into(), description: "no".into() }
+        );
     }
 
     #[test]
@@ -243,7 +260,11 @@ mod tests {
 
     #[test]
     fn quirk_4_a_missing_refresh_token_is_said_to_be_missing() {
-        for body in [r#"{"access_token":"a"}"#, r#"{"access_token":"a","refresh_token":null}"#, r#"{"access_token":"a","refresh_token":""}"#] {
+        for body in [
+            r#"{"access_token":"a"}"#,
+            r#"{"access_token":"a","refresh_token":null}"#,
+            r#"{"access_token":"a","refresh_token":""}"#,
+        ] {
             assert!(token(body).refresh_token.is_none(), "{body}");
         }
     }
@@ -281,7 +302,8 @@ mod tests {
 
     #[test]
     fn fields_that_we_do_not_know_are_kept_and_tokens_are_not_among_them() {
-        let kept = token(r#"{"access_token":"aaa","refresh_token":"rrr","instance_url":"https://x","id_token":"i"}"#).extra;
+        let kept =
+            token(r#"{"access_token":"aaa","refresh_token":"rrr","instance_url":"https://x","id_token":"i"}"#).extra;
         let kept: Value = serde_json::from_str(kept.expose()).unwrap();
         assert_eq!(kept, serde_json::json!({"instance_url": "https://x", "id_token": "i"}));
     }

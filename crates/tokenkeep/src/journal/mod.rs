@@ -50,7 +50,13 @@ pub trait Journal: Send + Sync + 'static {
     fn sending(&self, slot: &Slot, attempt: AttemptRef, sent_at: Timestamp) -> Result<(), JournalError>;
 
     /// Makes the raw answer durable, sealed. One sync serves all that wait for one.
-    async fn answer(&self, slot: &Slot, attempt: AttemptRef, sent_at: Timestamp, answer: &RawAnswer) -> Result<(), JournalError>;
+    async fn answer(
+        &self,
+        slot: &Slot,
+        attempt: AttemptRef,
+        sent_at: Timestamp,
+        answer: &RawAnswer,
+    ) -> Result<(), JournalError>;
 
     /// The store has what became of it: the place is free, and the record is dead even after a crash
     /// of the process.

@@ -5,11 +5,14 @@
 
 use async_trait::async_trait;
 use std::collections::BTreeMap;
+use tokenkeep_core::Timestamp;
 use tokenkeep_core::model::{
     AttemptNumber, Connection, ConnectionId, ConnectionKey, Hold, Holder, Renewal, Status, TokenTimes, Waiting,
 };
 use tokenkeep_core::oauth::TokenSet;
-use tokenkeep_core::{Failure, FailureCode, Timestamp};
+
+pub use tokenkeep_core::event::{EventKind, NewEvent};
+pub use tokenkeep_core::lifecycle::HoldChange;
 
 /// The most connections that one call of [`Store::claim_due`] claims for one provider.
 pub const CLAIM_BATCH_MAX: usize = 256;
@@ -30,7 +33,9 @@ pub enum StoreError {
     #[error("the store is damaged: {0}")]
     Damaged(String),
     /// The store was written by a newer Tokenkeep; nothing was changed.
-    #[error("the store has schema version {found}, and this Tokenkeep knows versions up to {known}: use a newer Tokenkeep")]
+    #[error(
+        "the store has schema version {found}, and this Tokenkeep knows versions up to {known}: use a newer Tokenkeep"
+    )]
     Newer {
         /// The version found.
         found: i64,
@@ -100,17 +105,6 @@ pub struct Commit {
     pub events: Vec<NewEvent>,
     /// The journal's sequence number of the answer, 0 for none. The store keeps the highest.
     pub journal_sequence: u64,
-}
-
-/// What a commit does with the stored hold.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum HoldChange {
-    /// It stays as it is.
-    Keep,
-    /// The attempt proved that the cause is gone. A hold without `probe_at` stays all the same.
-    Clear,
-    /// The attempt found a cause.
-    Set(Hold),
 }
 
 /// What became of a commit.
@@ -203,100 +197,6 @@ pub struct Summary {
     pub earliest_expiry: Option<Timestamp>,
 }
 
-/// The kinds of [`Event`], as the API writes them.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[expect(missing_docs, reason = "each is described by its text in `as_str`, which is the contract")]
-pub enum EventKind {
-    Connected,
-    Refreshed,
-    RefreshFailed,
-    InDoubt,
-    NeedsReauth,
-    Expiring,
-    Recovered,
-    Paused,
-    Resumed,
-    Held,
-    Removed,
-    ProviderDegraded,
-    ProviderRecovered,
-    SystemStarted,
-    SystemStopped,
-    StorageDegraded,
-    WorkerRestarted,
-}
-
-impl EventKind {
-    /// Every kind.
-    pub const ALL: [Self; 17] = [
-        Self::Connected, Self::Refreshed, Self::RefreshFailed, Self::InDoubt, Self::NeedsReauth, Self::Expiring,
-        Self::Recovered, Self::Paused, Self::Resumed, Self::Held, Self::Removed, Self::ProviderDegraded,
-        Self::ProviderRecovered, Self::SystemStarted, Self::SystemStopped, Self::StorageDegraded, Self::WorkerRestarted,
-    ];
-
-    /// The event's `type`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connected => "connection.connected",
-            Self::Refreshed => "connection.refreshed",
-            Self::RefreshFailed => "connection.refresh_failed",
-            Self::InDoubt => "connection.in_doubt",
-            Self::NeedsReauth => "connection.needs_reauth",
-            Self::Expiring => "connection.expiring",
-            Self::Recovered => "connection.recovered",
-            Self::Paused => "connection.paused",
-            Self::Resumed => "connection.resumed",
-            Self::Held => "connection.held",
-            Self::Removed => "connection.removed",
-            Self::ProviderDegraded => "provider.degraded",
-            Self::ProviderRecovered => "provider.recovered",
-            Self::SystemStarted => "system.started",
-            Self::SystemStopped => "system.stopped",
-            Self::StorageDegraded => "system.storage_degraded",
-            Self::WorkerRestarted => "system.worker_restarted",
-        }
-    }
-
-    /// Reads what [`EventKind::as_str`] writes.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
-    }
-}
-
-/// Something that happened, before the store has numbered it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NewEvent {
-    /// What kind of thing.
-    pub kind: EventKind,
-    /// When.
-    pub at: Timestamp,
-    /// Whose; `None` for `system` and `provider` events.
-    pub connection: Option<ConnectionKey>,
-    /// The failure's code, where it is about one.
-    pub code: Option<FailureCode>,
-    /// One sentence for people; no secrets.
-    pub message: String,
-    /// Numbers and names for programs: one JSON object as text; no secrets.
-    pub data: String,
-}
-
-impl NewEvent {
-    /// An event without code and data.
-    #[must_use]
-    pub fn new(kind: EventKind, at: Timestamp, connection: Option<&ConnectionKey>, message: impl Into<String>) -> Self {
-        Self { kind, at, connection: connection.cloned(), code: None, message: message.into(), data: "{}".to_owned() }
-    }
-
-    /// With what failed.
-    #[must_use]
-    pub fn with_failure(mut self, failure: &Failure) -> Self {
-        self.code = Some(failure.code);
-        self
-    }
-}
-
 /// One thing that happened, numbered and stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
@@ -359,7 +259,12 @@ pub trait Store: Send + Sync + 'static {
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError>;
 
     /// Sets a flag, with its event. `None`: no such connection. Setting what is set writes no event.
-    async fn flag(&self, now: Timestamp, key: &ConnectionKey, flag: Flag) -> Result<Option<(Connection, Option<Event>)>, StoreError>;
+    async fn flag(
+        &self,
+        now: Timestamp,
+        key: &ConnectionKey,
+        flag: Flag,
+    ) -> Result<Option<(Connection, Option<Event>)>, StoreError>;
 
     /// Removes the connection and wipes its secrets; its history stays, with `connection.removed`.
     async fn remove(&self, now: Timestamp, key: &ConnectionKey) -> Result<Option<Event>, StoreError>;
