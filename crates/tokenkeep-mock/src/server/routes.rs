@@ -1,0 +1,267 @@
+//! The provider's own endpoints over HTTP. The control interface is beside, in `control`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use super::body::{Cut, MockBody};
+use super::connection::Connection;
+use super::control;
+use super::state::{Begun, State};
+use crate::answer::{Answer, Refusal};
+use crate::fault::{Fault, Reply};
+use crate::provider::{InFlight, Provider};
+use crate::request::OAuthRequest;
+
+/// The longest request body of the provider's endpoints.
+const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// The longest request body of the control interface.
+const CONTROL_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Answers one request, or cuts its connection.
+pub(crate) async fn answer(
+    state: Arc<State>,
+    connection: Arc<Connection>,
+    request: Request<Incoming>,
+) -> Result<Response<MockBody>, Cut> {
+    let (parts, body) = request.into_parts();
+    let controls = parts.uri.path().starts_with("/control/");
+    connection.controls.store(controls, Ordering::Relaxed);
+    if controls {
+        return control_request(&state, &connection, &parts, body).await;
+    }
+    if state.is_down() {
+        return Err(Cut);
+    }
+    let body = match read(body, REQUEST_BYTES_MAX).await {
+        Ok(body) => body,
+        Err(too_large) => return Ok(respond(too_large)),
+    };
+    match (&parts.method, parts.uri.path()) {
+        (&Method::POST, "/token") => token(state, &connection, parts.headers, body).await,
+        (&Method::POST, "/introspect") => {
+            Ok(posted(&state, &parts, &body, Provider::introspection))
+        }
+        (&Method::POST, "/revoke") => Ok(posted(&state, &parts, &body, Provider::revocation)),
+        (&Method::GET, "/api/whoami") => Ok(whoami(&state, &parts)),
+        (&Method::GET, "/.well-known/oauth-authorization-server") => Ok(metadata(&connection)),
+        (_, "/token" | "/introspect" | "/revoke") => Ok(not_allowed("POST")),
+        (_, "/api/whoami" | "/.well-known/oauth-authorization-server") => Ok(not_allowed("GET")),
+        _ => Ok(not_found()),
+    }
+}
+
+async fn control_request(
+    state: &Arc<State>,
+    connection: &Connection,
+    parts: &Parts,
+    body: Incoming,
+) -> Result<Response<MockBody>, Cut> {
+    if !connection.is_loopback {
+        let status = StatusCode::FORBIDDEN;
+        return Ok(respond(Answer::error(
+            status,
+            "forbidden",
+            "Control is for this machine only.",
+        )));
+    }
+    match read(body, CONTROL_BYTES_MAX).await {
+        Ok(body) => Ok(control::answer(state, parts, &body)),
+        Err(too_large) => Ok(respond(too_large)),
+    }
+}
+
+async fn read(body: Incoming, bytes_max: usize) -> Result<Bytes, Answer> {
+    match Limited::new(body, bytes_max).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(_) => {
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            Err(Answer::error(
+                status,
+                "invalid_request",
+                "The body is too long or incomplete.",
+            ))
+        }
+    }
+}
+
+// --- The token endpoint ---
+
+async fn token(
+    state: Arc<State>,
+    connection: &Connection,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response<MockBody>, Cut> {
+    let begun = match oauth_request(&headers, &body) {
+        Ok(request) => state.begin(&request),
+        Err(refusal) => return Ok(respond(refusal.answer())),
+    };
+    let reply = match begun {
+        Begun::Done(reply) => reply,
+        Begun::Waits(fault, arrived) => waited(state, fault, arrived, headers, body).await?,
+    };
+    match reply {
+        Reply::Answer(answer) => Ok(respond(answer)),
+        Reply::Truncated(answer, sent) => Ok(cut_short(answer, sent)),
+        Reply::Close => Err(Cut),
+        Reply::Reset => {
+            connection.reset.store(true, Ordering::Relaxed);
+            Err(Cut)
+        }
+    }
+}
+
+/// Processes a request in a task of its own, so that a client that goes away does not stop it: servers do not notice,
+/// and rotate all the same.
+async fn waited(
+    state: Arc<State>,
+    fault: Fault,
+    arrived: InFlight,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Reply, Cut> {
+    let task = tokio::spawn(async move {
+        wait(&state, fault.wait_before_ms()).await;
+        let reply = match oauth_request(&headers, &body) {
+            Ok(request) => state.process(&fault, &request),
+            Err(refusal) => Reply::Answer(refusal.answer()),
+        };
+        wait(&state, fault.wait_after_ms()).await;
+        state.leave(arrived);
+        reply
+    });
+    // The task fails only where the runtime ends.
+    task.await.map_err(|_| Cut)
+}
+
+/// Waits, but not longer than the server serves.
+async fn wait(state: &State, ms: u64) {
+    tokio::select! {
+        () = tokio::time::sleep(Duration::from_millis(ms)) => {}
+        () = state.drained() => {}
+    }
+}
+
+fn oauth_request<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<OAuthRequest<'a>, Refusal> {
+    if headers.get_all(AUTHORIZATION).iter().count() > 1 {
+        return Err(Refusal::InvalidRequest(
+            "More than one Authorization header.",
+        ));
+    }
+    OAuthRequest::read(
+        text(headers, CONTENT_TYPE)?,
+        text(headers, AUTHORIZATION)?,
+        body,
+    )
+}
+
+/// The text of a header; one that is not text must not count as absent.
+fn text(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, Refusal> {
+    let text = headers.get(name).map(HeaderValue::to_str).transpose();
+    text.map_err(|_| Refusal::InvalidRequest("A header is not text."))
+}
+
+// --- The other endpoints ---
+
+fn posted(
+    state: &State,
+    parts: &Parts,
+    body: &[u8],
+    endpoint: fn(&mut Provider, i64, &OAuthRequest<'_>) -> Answer,
+) -> Response<MockBody> {
+    let now_ms = state.now_ms();
+    match oauth_request(&parts.headers, body) {
+        Ok(request) => {
+            respond(state.with_provider(|provider| endpoint(provider, now_ms, &request)))
+        }
+        Err(refusal) => respond(refusal.answer()),
+    }
+}
+
+fn whoami(state: &State, parts: &Parts) -> Response<MockBody> {
+    let now_ms = state.now_ms();
+    let token = bearer(&parts.headers).unwrap_or_default();
+    let known = state.with_provider(|provider| provider.use_access_token(now_ms, token));
+    match known {
+        Some(known) => respond(Answer::json(StatusCode::OK, &known)),
+        None => {
+            let status = StatusCode::UNAUTHORIZED;
+            let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
+            let answer =
+                Answer::error(status, "invalid_token", "The access token is not good now.");
+            respond(answer.with_header(WWW_AUTHENTICATE, challenge))
+        }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then_some(token.trim())
+}
+
+fn metadata(connection: &Connection) -> Response<MockBody> {
+    let issuer = format!("http://{}", connection.local);
+    let metadata = json!({
+        "issuer": issuer,
+        "token_endpoint": format!("{issuer}/token"),
+        "introspection_endpoint": format!("{issuer}/introspect"),
+        "revocation_endpoint": format!("{issuer}/revoke"),
+        "grant_types_supported": ["refresh_token", "client_credentials"],
+        "response_types_supported": [],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+    });
+    respond(Answer::json(StatusCode::OK, &metadata))
+}
+
+// --- Responses ---
+
+pub(crate) fn not_found() -> Response<MockBody> {
+    respond(Answer::error(
+        StatusCode::NOT_FOUND,
+        "not_found",
+        "There is nothing here.",
+    ))
+}
+
+pub(crate) fn not_allowed(method: &'static str) -> Response<MockBody> {
+    let status = StatusCode::METHOD_NOT_ALLOWED;
+    let answer = Answer::error(
+        status,
+        "method_not_allowed",
+        "This method is not served here.",
+    );
+    respond(answer.with_header(http::header::ALLOW, HeaderValue::from_static(method)))
+}
+
+pub(crate) fn respond(answer: Answer) -> Response<MockBody> {
+    let body = MockBody::whole(answer.body);
+    response(answer.status, answer.headers, body)
+}
+
+fn cut_short(answer: Answer, sent: usize) -> Response<MockBody> {
+    let body = MockBody::cut(answer.body, sent);
+    response(answer.status, answer.headers, body)
+}
+
+pub(crate) fn response(
+    status: StatusCode,
+    headers: HeaderMap,
+    body: MockBody,
+) -> Response<MockBody> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
