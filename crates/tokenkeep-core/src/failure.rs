@@ -90,7 +90,7 @@ catalogue! {
         "Mend the provider's client in the configuration; one probe every 15 minutes finds out by itself.";
     RestoredCopy = "restored_copy", "The database is older than the journal: its refresh tokens may have been used already.",
         "If no other copy of this database runs, `tokenkeep resume --all-sole-copy`; else sign in again.";
-    Interrupted = "interrupted", "The process ended before the request was sent.",
+    Interrupted = "interrupted", "The attempt ended before anything was sent.",
         "Nothing to do: Tokenkeep tries again.";
     AnswerLost = "answer_lost", "The process ended between sending the request and keeping its answer.",
         "Nothing to do yet: Tokenkeep goes on as the provider's rotation class allows.";

@@ -25,20 +25,12 @@ impl Answer {
     }
 
     /// A body of the given type, not to be cached.
-    pub(crate) fn new(
-        status: StatusCode,
-        content_type: HeaderValue,
-        body: impl Into<Bytes>,
-    ) -> Self {
+    pub(crate) fn new(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>) -> Self {
         let mut headers = HeaderMap::with_capacity(4);
         headers.insert(CONTENT_TYPE, content_type);
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(PRAGMA, HeaderValue::from_static("no-cache"));
-        Self {
-            status,
-            headers,
-            body: body.into(),
-        }
+        Self { status, headers, body: body.into() }
     }
 
     /// An OAuth error (RFC 6749, 5.2).
@@ -48,21 +40,14 @@ impl Answer {
             error: &'a str,
             error_description: &'a str,
         }
-        let body = Body {
-            error,
-            error_description: description,
-        };
+        let body = Body { error, error_description: description };
         Self::json(status, &body)
     }
 
     /// A page as a gateway or captive portal shows it.
     pub(crate) fn html(status: StatusCode) -> Self {
         let page = format!("<!doctype html><title>{status}</title><h1>{status}</h1>\n");
-        Self::new(
-            status,
-            HeaderValue::from_static("text/html; charset=utf-8"),
-            page,
-        )
+        Self::new(status, HeaderValue::from_static("text/html; charset=utf-8"), page)
     }
 
     /// The same answer with one more header.
@@ -94,20 +79,12 @@ impl Refusal {
         match self {
             Refusal::InvalidRequest(why) => Answer::error(bad, "invalid_request", why),
             Refusal::InvalidGrant(why) => Answer::error(bad, "invalid_grant", why),
-            Refusal::InvalidScope => {
-                Answer::error(bad, "invalid_scope", "The scope exceeds what was granted.")
+            Refusal::InvalidScope => Answer::error(bad, "invalid_scope", "The scope exceeds what was granted."),
+            Refusal::UnsupportedGrantType => {
+                Answer::error(bad, "unsupported_grant_type", "Only refresh_token and client_credentials are served.")
             }
-            Refusal::UnsupportedGrantType => Answer::error(
-                bad,
-                "unsupported_grant_type",
-                "Only refresh_token and client_credentials are served.",
-            ),
-            Refusal::InvalidClient(why) => {
-                Answer::error(StatusCode::UNAUTHORIZED, "invalid_client", why).with_header(
-                    WWW_AUTHENTICATE,
-                    HeaderValue::from_static("Basic realm=\"mock\""),
-                )
-            }
+            Refusal::InvalidClient(why) => Answer::error(StatusCode::UNAUTHORIZED, "invalid_client", why)
+                .with_header(WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"mock\"")),
         }
     }
 }

@@ -205,26 +205,17 @@ impl Fault {
             Fault::DropBefore => return Some(Reply::Close),
             Fault::ResetBefore => return Some(Reply::Reset),
             Fault::Throttled { retry_after_s } => retry_after(
-                Answer::error(
-                    StatusCode::TOO_MANY_REQUESTS,
-                    "rate_limited",
-                    "Too many requests.",
-                ),
+                Answer::error(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests."),
                 Some(*retry_after_s),
             ),
-            Fault::Unavailable { retry_after_s } => retry_after(
-                Answer::html(StatusCode::SERVICE_UNAVAILABLE),
-                *retry_after_s,
-            ),
+            Fault::Unavailable { retry_after_s } => {
+                retry_after(Answer::html(StatusCode::SERVICE_UNAVAILABLE), *retry_after_s)
+            }
             Fault::ServerErrorBefore { status } => Answer::html(server_error(*status)),
             Fault::Html => Answer::html(StatusCode::OK),
             Fault::HtmlForbidden => Answer::html(StatusCode::FORBIDDEN),
             Fault::Redirect { location } => redirect(location.as_deref()),
-            Fault::Error {
-                status,
-                error,
-                description,
-            } => Answer::error(oauth_error(*status), error, description),
+            Fault::Error { status, error, description } => Answer::error(oauth_error(*status), error, description),
             _ => return None,
         };
         Some(Reply::Answer(answer))
@@ -242,17 +233,10 @@ impl Fault {
             Fault::ServerErrorAfter { status } => answer = Answer::html(server_error(*status)),
             Fault::WrongType { expires_in } => edit(&mut answer, |body| expires_in.put(body)),
             Fault::FormEncoded => form_encode(&mut answer),
-            Fault::Garbage => {
-                set_ok_body(&mut answer, b"\xff\x00{\"access_token\":\x80,,".to_vec())
-            }
+            Fault::Garbage => set_ok_body(&mut answer, b"\xff\x00{\"access_token\":\x80,,".to_vec()),
             Fault::Empty => set_ok_body(&mut answer, Vec::new()),
             Fault::Decorated => {
-                let body = [
-                    b"\xef\xbb\xbf",
-                    answer.body.as_ref(),
-                    b"\r\n<!-- gateway -->\n",
-                ]
-                .concat();
+                let body = [b"\xef\xbb\xbf", answer.body.as_ref(), b"\r\n<!-- gateway -->\n"].concat();
                 answer.body = body.into();
             }
             Fault::Oversized { bytes } => edit(&mut answer, |body| {
@@ -267,10 +251,7 @@ impl Fault {
 
 impl OddExpiry {
     fn put(self, body: &mut serde_json::Map<String, Value>) {
-        let seconds = body
-            .get("expires_in")
-            .and_then(Value::as_i64)
-            .unwrap_or(3_600);
+        let seconds = body.get("expires_in").and_then(Value::as_i64).unwrap_or(3_600);
         let odd = match self {
             OddExpiry::String => seconds.to_string().into(),
             OddExpiry::Float => (seconds as f64 + 0.5).into(),
@@ -306,9 +287,7 @@ fn server_error(status: u16) -> StatusCode {
 }
 
 fn oauth_error(status: u16) -> StatusCode {
-    let fits = |status: &StatusCode| {
-        *status == StatusCode::OK || status.is_client_error() || status.is_server_error()
-    };
+    let fits = |status: &StatusCode| *status == StatusCode::OK || status.is_client_error() || status.is_server_error();
     let status = StatusCode::from_u16(status).ok().filter(fits);
     status.unwrap_or(StatusCode::BAD_REQUEST)
 }
@@ -343,9 +322,7 @@ fn form_encode(answer: &mut Answer) {
         };
     }
     let content_type = HeaderValue::from_static("application/x-www-form-urlencoded");
-    answer
-        .headers
-        .insert(http::header::CONTENT_TYPE, content_type);
+    answer.headers.insert(http::header::CONTENT_TYPE, content_type);
     answer.body = form.finish().into();
 }
 
@@ -468,10 +445,7 @@ pub struct Faults {
 impl Faults {
     /// Faults by plan, and an empty script.
     pub fn new(plan: FaultPlan) -> Self {
-        Self {
-            plan,
-            ..Self::default()
-        }
+        Self { plan, ..Self::default() }
     }
 
     /// Replaces the plan. The script stays.
@@ -550,10 +524,7 @@ mod tests {
     }
 
     fn plan(faults: &[(f64, Fault)]) -> Result<FaultPlan, ImpossiblePlan> {
-        let chance = |(probability, fault): &(f64, Fault)| Chance {
-            probability: *probability,
-            fault: fault.clone(),
-        };
+        let chance = |(probability, fault): &(f64, Fault)| Chance { probability: *probability, fault: fault.clone() };
         FaultPlan::new(1, faults.iter().map(chance).collect())
     }
 
@@ -561,9 +532,7 @@ mod tests {
     fn before_means_that_nothing_is_processed() {
         let before = [
             Fault::Throttled { retry_after_s: 1 },
-            Fault::Unavailable {
-                retry_after_s: None,
-            },
+            Fault::Unavailable { retry_after_s: None },
             Fault::ServerErrorBefore { status: 502 },
             Fault::DropBefore,
             Fault::ResetBefore,
@@ -617,14 +586,9 @@ mod tests {
     fn a_script_goes_before_the_plan_and_a_grants_script_before_the_common_one() {
         let mut faults = Faults::new(plan(&[(1.0, Fault::Html)]).unwrap());
         faults.script(None, vec![Fault::DropAfter]).unwrap();
-        faults
-            .script(Some("a"), vec![Fault::Pass, Fault::Truncated])
-            .unwrap();
+        faults.script(Some("a"), vec![Fault::Pass, Fault::Truncated]).unwrap();
         let drawn: Vec<Fault> = (0..4).map(|nth| faults.next(Some("a"), 0, nth)).collect();
-        assert_eq!(
-            drawn,
-            [Fault::Pass, Fault::Truncated, Fault::DropAfter, Fault::Html]
-        );
+        assert_eq!(drawn, [Fault::Pass, Fault::Truncated, Fault::DropAfter, Fault::Html]);
         assert_eq!(faults.waiting(), 0);
         assert_eq!(faults.counts().get("html"), Some(&1));
         assert_eq!(faults.counts().get("pass"), None);
@@ -649,13 +613,8 @@ mod tests {
     #[test]
     fn a_plan_gives_each_grant_the_same_faults_in_any_order() {
         let plan = plan(&[(0.3, Fault::Html), (0.3, Fault::DropAfter)]).unwrap();
-        let forwards: Vec<_> = (0..100)
-            .map(|nth| plan.decide(nth % 10, nth / 10))
-            .collect();
-        let mut backwards: Vec<_> = (0..100)
-            .rev()
-            .map(|nth| plan.decide(nth % 10, nth / 10))
-            .collect();
+        let forwards: Vec<_> = (0..100).map(|nth| plan.decide(nth % 10, nth / 10)).collect();
+        let mut backwards: Vec<_> = (0..100).rev().map(|nth| plan.decide(nth % 10, nth / 10)).collect();
         backwards.reverse();
         assert_eq!(forwards, backwards);
         assert!(forwards.contains(&None) && forwards.contains(&Some(&Fault::DropAfter)));

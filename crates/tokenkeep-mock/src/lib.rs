@@ -41,13 +41,13 @@ mod token;
 
 pub use answer::{Answer, Refusal};
 pub use fault::{
-    Chance, DELAY_MS_MAX, Fault, FaultPlan, Faults, ImpossiblePlan, OVERSIZED_BYTES_MAX, OddExpiry,
-    Reply, SCRIPT_MAX, ScriptFull,
+    Chance, DELAY_MS_MAX, Fault, FaultPlan, Faults, ImpossiblePlan, OVERSIZED_BYTES_MAX, OddExpiry, Reply, SCRIPT_MAX,
+    ScriptFull,
 };
 pub use provider::{
-    ClientAuth, ClientConfig, DEFAULT_SCOPE, Death, DeathCause, GraceReuse, Grant, GrantId,
-    GrantLedger, GrantOptions, InFlight, Introspection, Provider, ProviderConfig, RefusalStyle,
-    ReuseEvent, ReusedToken, Standing, TokenSet, Totals, fingerprint,
+    ClientAuth, ClientConfig, DEFAULT_SCOPE, Death, DeathCause, GraceReuse, Grant, GrantId, GrantLedger, GrantOptions,
+    InFlight, Introspection, Provider, ProviderConfig, RefusalStyle, ReuseEvent, ReusedToken, Standing, TokenSet,
+    Totals, fingerprint,
 };
 pub use request::{Credentials, OAuthRequest};
 pub use rotation::{Rotation, UnknownRotation};

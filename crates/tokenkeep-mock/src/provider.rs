@@ -15,9 +15,7 @@ use serde::Serialize;
 
 pub use config::{ClientAuth, ClientConfig, GraceReuse, ProviderConfig, RefusalStyle};
 pub use grant::Standing;
-pub use ledger::{
-    Death, DeathCause, GrantId, GrantLedger, ReuseEvent, ReusedToken, Totals, fingerprint,
-};
+pub use ledger::{Death, DeathCause, GrantId, GrantLedger, ReuseEvent, ReusedToken, Totals, fingerprint};
 
 use crate::answer::{Answer, Refusal};
 use crate::request::{Credentials, OAuthRequest};
@@ -33,8 +31,7 @@ const CLIENT_OWNER: u64 = 1 << 63;
 
 const UNKNOWN_TOKEN: Refusal = Refusal::InvalidGrant("Unknown or invalid refresh token.");
 const DEAD_GRANT: Refusal = Refusal::InvalidGrant("The grant was revoked.");
-const REUSED_TOKEN: Refusal =
-    Refusal::InvalidGrant("The refresh token was used before; the grant is revoked.");
+const REUSED_TOKEN: Refusal = Refusal::InvalidGrant("The refresh token was used before; the grant is revoked.");
 const OTHER_CLIENT: Refusal = Refusal::InvalidGrant("The refresh token is another client's.");
 
 /// What a new grant is like; what it does not say comes from the [`ProviderConfig`].
@@ -201,25 +198,16 @@ impl Provider {
         let id = GrantId(self.grants.len());
         let client = options.client.and_then(|client| self.client_index(&client));
         let label = self.free_label(&options.label);
-        let scope = options
-            .scope
-            .unwrap_or_else(|| Arc::clone(&self.default_scope));
+        let scope = options.scope.unwrap_or_else(|| Arc::clone(&self.default_scope));
         let rotation = options.rotation.unwrap_or(self.config.rotation);
         let mut grant = GrantState::new(Arc::clone(&label), client.unwrap_or(0), scope, rotation);
-        grant.access_ttl_ms = options
-            .access_ttl_ms
-            .unwrap_or(self.config.access_ttl_ms)
-            .max(0);
+        grant.access_ttl_ms = options.access_ttl_ms.unwrap_or(self.config.access_ttl_ms).max(0);
         grant.says_expires_in = options.expires_in.unwrap_or(self.config.expires_in);
         let token = self.first_tokens(id, &mut grant, now_ms.saturating_sub(options.age_ms));
         self.grants.push(grant);
         self.by_label.insert(Arc::clone(&label), id);
         self.totals.grants += 1;
-        Grant {
-            id,
-            label: label.as_ref().to_owned(),
-            token,
-        }
+        Grant { id, label: label.as_ref().to_owned(), token }
     }
 
     fn first_tokens(&self, id: GrantId, grant: &mut GrantState, issued_at_ms: i64) -> TokenSet {
@@ -292,9 +280,7 @@ impl Provider {
                 Some(token) => self.refresh(now_ms, &request.credentials, token, scope),
                 None => self.refused(Refusal::InvalidRequest("refresh_token is missing.")),
             },
-            Some("client_credentials") => {
-                self.client_credentials(now_ms, &request.credentials, scope)
-            }
+            Some("client_credentials") => self.client_credentials(now_ms, &request.credentials, scope),
             Some(_) => self.refused(Refusal::UnsupportedGrantType),
             None => self.refused(Refusal::InvalidRequest("grant_type is missing.")),
         }
@@ -331,34 +317,17 @@ impl Provider {
         let standing = grant.lineage.standing(serial, rules, now_ms);
         match standing {
             Standing::Spent => {
-                return Err(reuse(
-                    grant,
-                    &mut self.totals,
-                    now_ms,
-                    token,
-                    ReusedToken::Spent,
-                ));
+                return Err(reuse(grant, &mut self.totals, now_ms, token, ReusedToken::Spent));
             }
             Standing::Superseded => {
-                return Err(reuse(
-                    grant,
-                    &mut self.totals,
-                    now_ms,
-                    token,
-                    ReusedToken::Superseded,
-                ));
+                return Err(reuse(grant, &mut self.totals, now_ms, token, ReusedToken::Superseded));
             }
             _ if grant.killed.is_some() => return Err(DEAD_GRANT),
             _ => {}
         }
         let scope = narrowed(scope, &grant.scope)?;
         let resent = standing == Standing::Resendable;
-        rotate(
-            grant,
-            now_ms,
-            resent,
-            self.config.rotation_ends_access_after_s,
-        );
+        rotate(grant, now_ms, resent, self.config.rotation_ends_access_after_s);
         self.totals.refreshes += 1;
         self.totals.grace_reuses += u64::from(resent);
         Ok(token_answer(&self.mint, id, grant, now_ms, scope))
@@ -373,12 +342,7 @@ impl Provider {
     }
 
     /// Issues an access token to a client for itself (RFC 6749, 4.4). It lives as long as the configuration says.
-    pub fn client_credentials(
-        &mut self,
-        now_ms: i64,
-        credentials: &Credentials<'_>,
-        scope: Option<&str>,
-    ) -> Answer {
+    pub fn client_credentials(&mut self, now_ms: i64, credentials: &Credentials<'_>, scope: Option<&str>) -> Answer {
         let client = match self.authenticate(credentials) {
             Ok(client) => client,
             Err(refusal) => return self.refused(refusal),
@@ -417,10 +381,7 @@ impl Provider {
     }
 
     fn client_index(&self, id: &str) -> Option<usize> {
-        self.config
-            .clients
-            .iter()
-            .position(|client| client.id == id)
+        self.config.clients.iter().position(|client| client.id == id)
     }
 
     fn authenticate(&self, credentials: &Credentials<'_>) -> Result<usize, Refusal> {
@@ -428,9 +389,7 @@ impl Provider {
             Credentials::Missing => return Err(Refusal::InvalidClient("The client is missing.")),
             Credentials::Basic { id, .. } | Credentials::Post { id, .. } => id,
         };
-        let index = self
-            .client_index(id)
-            .ok_or(Refusal::InvalidClient("The client is unknown."))?;
+        let index = self.client_index(id).ok_or(Refusal::InvalidClient("The client is unknown."))?;
         match self.config.clients.get(index) {
             Some(client) if client.accepts(credentials) => Ok(index),
             _ => Err(Refusal::InvalidClient("The client authentication failed.")),
@@ -501,8 +460,7 @@ impl Provider {
 
     fn live_access(&self, now_ms: i64, token: &str) -> Option<Stamp> {
         let stamp = self.mint.read(Kind::Access, token)?;
-        let ended =
-            now_ms >= stamp.expires_at_ms || self.revoked.contains(&(stamp.owner, stamp.serial));
+        let ended = now_ms >= stamp.expires_at_ms || self.revoked.contains(&(stamp.owner, stamp.serial));
         if ended {
             return None;
         }
@@ -518,9 +476,7 @@ impl Provider {
 
     fn describe(&self, owner: u64, exp: Option<i64>) -> Introspection {
         let grant = grant_of(owner).and_then(|id| self.grants.get(id.0));
-        let client = self
-            .client_of(owner)
-            .and_then(|client| self.config.clients.get(client));
+        let client = self.client_of(owner).and_then(|client| self.config.clients.get(client));
         let client_id = client.map(|client| client.id.clone());
         Introspection {
             active: true,
@@ -580,10 +536,7 @@ impl Provider {
 
     /// Whether a refresh with this token would be answered with tokens.
     pub fn is_usable(&self, now_ms: i64, refresh_token: &str) -> bool {
-        matches!(
-            self.standing(now_ms, refresh_token),
-            Standing::Current | Standing::Resendable
-        )
+        matches!(self.standing(now_ms, refresh_token), Standing::Current | Standing::Resendable)
     }
 
     /// What happened to one grant. Hashes two tokens.
@@ -596,11 +549,7 @@ impl Provider {
             label: grant.label.as_ref().to_owned(),
             rotation: grant.rotation,
             access_ttl_ms: grant.access_ttl_ms,
-            refresh_token_fingerprint: fingerprint(&refresh_token(
-                &self.mint,
-                id,
-                grant.lineage.current(),
-            )),
+            refresh_token_fingerprint: fingerprint(&refresh_token(&self.mint, id, grant.lineage.current())),
             access_token_fingerprint: fingerprint(&newest),
             access_expires_at_ms: grant.access.newest_expires_at_ms,
             issues: grant.access.issued,
@@ -639,28 +588,19 @@ fn grant_of(owner: u64) -> Option<GrantId> {
 }
 
 fn refresh_token(mint: &Mint, id: GrantId, serial: u64) -> String {
-    let stamp = Stamp {
-        owner: id.0 as u64,
-        serial,
-        expires_at_ms: 0,
-    };
+    let stamp = Stamp { owner: id.0 as u64, serial, expires_at_ms: 0 };
     mint.issue(Kind::Refresh, stamp)
 }
 
 /// Issues the next access token of a grant.
 fn issue_access(mint: &Mint, id: GrantId, grant: &mut GrantState, issued_at_ms: i64) -> String {
-    grant
-        .access
-        .issue(issued_at_ms.saturating_add(grant.access_ttl_ms));
+    grant.access.issue(issued_at_ms.saturating_add(grant.access_ttl_ms));
     newest_access(mint, id, grant)
 }
 
 fn newest_access(mint: &Mint, id: GrantId, grant: &GrantState) -> String {
-    let stamp = Stamp {
-        owner: id.0 as u64,
-        serial: grant.access.newest(),
-        expires_at_ms: grant.access.newest_expires_at_ms,
-    };
+    let stamp =
+        Stamp { owner: id.0 as u64, serial: grant.access.newest(), expires_at_ms: grant.access.newest_expires_at_ms };
     mint.issue(Kind::Access, stamp)
 }
 
@@ -686,13 +626,7 @@ fn rotate(grant: &mut GrantState, now_ms: i64, resent: bool, access_ends_after_s
     }
 }
 
-fn token_answer(
-    mint: &Mint,
-    id: GrantId,
-    grant: &mut GrantState,
-    now_ms: i64,
-    scope: Option<&str>,
-) -> Answer {
+fn token_answer(mint: &Mint, id: GrantId, grant: &mut GrantState, now_ms: i64, scope: Option<&str>) -> Answer {
     let access_token = issue_access(mint, id, grant, now_ms);
     let rotates = grant.rotation.rotates();
     let body = TokenBody {
@@ -706,19 +640,9 @@ fn token_answer(
 }
 
 /// Counts the use of a spent token and ends its grant.
-fn reuse(
-    grant: &mut GrantState,
-    totals: &mut Totals,
-    now_ms: i64,
-    token: &str,
-    was: ReusedToken,
-) -> Refusal {
+fn reuse(grant: &mut GrantState, totals: &mut Totals, now_ms: i64, token: &str, was: ReusedToken) -> Refusal {
     totals.reuses += 1;
-    grant.count_reuse(ReuseEvent {
-        at_ms: now_ms,
-        fingerprint: fingerprint(token),
-        token: was,
-    });
+    grant.count_reuse(ReuseEvent { at_ms: now_ms, fingerprint: fingerprint(token), token: was });
     end(grant, totals, DeathCause::Reuse, now_ms);
     REUSED_TOKEN
 }
@@ -729,10 +653,7 @@ fn end(grant: &mut GrantState, totals: &mut Totals, cause: DeathCause, now_ms: i
         return false;
     }
     totals.dead_families += 1;
-    grant.killed = Some(Death {
-        cause,
-        at_ms: now_ms,
-    });
+    grant.killed = Some(Death { cause, at_ms: now_ms });
     true
 }
 
@@ -742,9 +663,5 @@ fn narrowed<'a>(asked: Option<&'a str>, granted: &str) -> Result<Option<&'a str>
         return Ok(None);
     };
     let is_granted = |scope: &str| granted.split_ascii_whitespace().any(|other| other == scope);
-    if asked.split_ascii_whitespace().all(is_granted) {
-        Ok(Some(asked))
-    } else {
-        Err(Refusal::InvalidScope)
-    }
+    if asked.split_ascii_whitespace().all(is_granted) { Ok(Some(asked)) } else { Err(Refusal::InvalidScope) }
 }

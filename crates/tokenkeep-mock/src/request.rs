@@ -36,26 +36,17 @@ pub enum Credentials<'a> {
 impl<'a> Credentials<'a> {
     /// Credentials in the body.
     pub fn post(id: &'a str, secret: &'a str) -> Self {
-        Credentials::Post {
-            id: id.into(),
-            secret: Some(secret.into()),
-        }
+        Credentials::Post { id: id.into(), secret: Some(secret.into()) }
     }
 
     /// Credentials in the header.
     pub fn basic(id: &'a str, secret: &'a str) -> Self {
-        Credentials::Basic {
-            id: id.into(),
-            secret: secret.into(),
-        }
+        Credentials::Basic { id: id.into(), secret: secret.into() }
     }
 
     /// A public client: an id in the body and no secret.
     pub fn public(id: &'a str) -> Self {
-        Credentials::Post {
-            id: id.into(),
-            secret: None,
-        }
+        Credentials::Post { id: id.into(), secret: None }
     }
 }
 
@@ -86,17 +77,9 @@ pub struct OAuthRequest<'a> {
 impl<'a> OAuthRequest<'a> {
     /// Reads a request from the values of its `Content-Type` and `Authorization` headers and its body, a form or a
     /// JSON object. Parameters that it does not know are ignored, as the standard asks.
-    pub fn read(
-        content_type: Option<&str>,
-        authorization: Option<&str>,
-        body: &'a [u8],
-    ) -> Result<Self, Refusal> {
+    pub fn read(content_type: Option<&str>, authorization: Option<&str>, body: &'a [u8]) -> Result<Self, Refusal> {
         let parameters = Parameters::read(content_type, body)?;
-        let credentials = credentials(
-            authorization,
-            parameters.client_id,
-            parameters.client_secret,
-        )?;
+        let credentials = credentials(authorization, parameters.client_id, parameters.client_secret)?;
         Ok(Self {
             grant_type: parameters.grant_type,
             refresh_token: parameters.refresh_token,
@@ -129,8 +112,7 @@ impl<'a> Parameters<'a> {
     }
 
     fn from_json(body: &'a [u8]) -> Result<Self, Refusal> {
-        serde_json::from_slice(body)
-            .map_err(|_| Refusal::InvalidRequest("The body is not a JSON object of texts."))
+        serde_json::from_slice(body).map_err(|_| Refusal::InvalidRequest("The body is not a JSON object of texts."))
     }
 
     fn from_form(body: &'a [u8]) -> Result<Self, Refusal> {
@@ -179,16 +161,13 @@ fn credentials<'a>(
         };
     };
     if secret.is_some() {
-        return Err(Refusal::InvalidRequest(
-            "Client credentials are given in two ways.",
-        ));
+        return Err(Refusal::InvalidRequest("Client credentials are given in two ways."));
     }
-    let basic =
-        basic(authorization).ok_or(Refusal::InvalidClient("Unreadable Authorization header."))?;
+    let basic = basic(authorization).ok_or(Refusal::InvalidClient("Unreadable Authorization header."))?;
     match (&basic, id) {
-        (Credentials::Basic { id: named, .. }, Some(id)) if *named != id => Err(
-            Refusal::InvalidRequest("The client_id differs from the Authorization header."),
-        ),
+        (Credentials::Basic { id: named, .. }, Some(id)) if *named != id => {
+            Err(Refusal::InvalidRequest("The client_id differs from the Authorization header."))
+        }
         _ => Ok(basic),
     }
 }
@@ -201,19 +180,13 @@ fn basic(authorization: &str) -> Option<Credentials<'static>> {
     }
     let pair = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
     let (id, secret) = pair.split_once(':')?;
-    Some(Credentials::Basic {
-        id: form_decoded(id).into(),
-        secret: form_decoded(secret).into(),
-    })
+    Some(Credentials::Basic { id: form_decoded(id).into(), secret: form_decoded(secret).into() })
 }
 
 /// Undoes the form encoding of one text. The text is a whole value: `&` and `=` in it stand for themselves.
 fn form_decoded(text: &str) -> String {
     let escaped = text.replace('&', "%26").replace('=', "%3D");
-    form_urlencoded::parse(escaped.as_bytes())
-        .next()
-        .map(|(text, _)| text.into_owned())
-        .unwrap_or_default()
+    form_urlencoded::parse(escaped.as_bytes()).next().map(|(text, _)| text.into_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -263,9 +236,7 @@ mod tests {
     #[test]
     fn hostile_bytes_never_panic() {
         for seed in 0..2_000_u64 {
-            let body: Vec<u8> = (0..seed % 64)
-                .map(|nth| crate::random::keyed(&[seed, nth]) as u8)
-                .collect();
+            let body: Vec<u8> = (0..seed % 64).map(|nth| crate::random::keyed(&[seed, nth]) as u8).collect();
             let text = String::from_utf8_lossy(&body).into_owned();
             for content_type in [None, FORM, JSON] {
                 let _ = OAuthRequest::read(content_type, Some(&text), &body);

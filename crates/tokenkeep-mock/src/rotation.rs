@@ -57,10 +57,7 @@ pub struct UnknownRotation(String);
 impl fmt::Display for UnknownRotation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(text) = self;
-        write!(
-            f,
-            "unknown rotation {text:?}: expected strict, grace:SECONDS, until-used or persistent"
-        )
+        write!(f, "unknown rotation {text:?}: expected strict, grace:SECONDS, until-used or persistent")
     }
 }
 
@@ -117,15 +114,7 @@ mod tests {
 
     #[test]
     fn nothing_else_is_a_rotation() {
-        for text in [
-            "",
-            "Strict",
-            "grace",
-            "grace:",
-            "grace:-1",
-            "grace:4294967296",
-            "grace:1s",
-        ] {
+        for text in ["", "Strict", "grace", "grace:", "grace:-1", "grace:4294967296", "grace:1s"] {
             assert!(text.parse::<Rotation>().is_err(), "{text:?}");
         }
     }

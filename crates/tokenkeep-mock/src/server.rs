@@ -57,11 +57,7 @@ impl Server {
         let addr = listener.local_addr()?;
         let state = Arc::new(State::new(provider, plan));
         let accepting = tokio::spawn(accept(listener, addr, Arc::clone(&state)));
-        Ok(Self {
-            addr,
-            state,
-            accepting: Some(accepting),
-        })
+        Ok(Self { addr, state, accepting: Some(accepting) })
     }
 
     /// Where it listens.

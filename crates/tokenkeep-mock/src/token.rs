@@ -69,11 +69,7 @@ impl Mint {
         }
         let mut bytes = [0; TOKEN_BYTES];
         URL_SAFE_NO_PAD.decode_slice(encoded, &mut bytes).ok()?;
-        let stamp = Stamp {
-            owner: word(&bytes, 0)?,
-            serial: word(&bytes, 1)?,
-            expires_at_ms: word(&bytes, 2)? as i64,
-        };
+        let stamp = Stamp { owner: word(&bytes, 0)?, serial: word(&bytes, 1)?, expires_at_ms: word(&bytes, 2)? as i64 };
         (self.bytes(kind, stamp) == bytes).then_some(stamp)
     }
 
@@ -98,11 +94,7 @@ fn word(bytes: &[u8; TOKEN_BYTES], nth: usize) -> Option<u64> {
 mod tests {
     use super::*;
 
-    const STAMP: Stamp = Stamp {
-        owner: 7,
-        serial: 3,
-        expires_at_ms: 1_000,
-    };
+    const STAMP: Stamp = Stamp { owner: 7, serial: 3, expires_at_ms: 1_000 };
 
     #[test]
     fn a_mint_reads_what_it_issued() {

@@ -3,17 +3,12 @@
 
 use serde_json::Value;
 use tokenkeep_mock::{
-    Answer, ClientAuth, ClientConfig, Credentials, DeathCause, GraceReuse, Grant, GrantOptions,
-    OAuthRequest, Provider, ProviderConfig, RefusalStyle, ReusedToken, Rotation, Standing,
-    fingerprint,
+    Answer, ClientAuth, ClientConfig, Credentials, DeathCause, GraceReuse, Grant, GrantOptions, OAuthRequest, Provider,
+    ProviderConfig, RefusalStyle, ReusedToken, Rotation, Standing, fingerprint,
 };
 
 fn config(rotation: Rotation) -> ProviderConfig {
-    ProviderConfig {
-        rotation,
-        access_ttl_ms: 60_000,
-        ..ProviderConfig::default()
-    }
+    ProviderConfig { rotation, access_ttl_ms: 60_000, ..ProviderConfig::default() }
 }
 
 fn client() -> Credentials<'static> {
@@ -42,12 +37,7 @@ impl World {
         let mut provider = Provider::new(config);
         let grant = provider.grant(0, GrantOptions::default());
         let first = grant.token.refresh_token.clone();
-        Self {
-            provider,
-            grant,
-            first,
-            now_ms: 0,
-        }
+        Self { provider, grant, first, now_ms: 0 }
     }
 
     fn of(rotation: Rotation) -> Self {
@@ -163,10 +153,7 @@ fn grace_ends_the_grant_when_a_superseded_token_is_used() {
 #[test]
 fn grace_can_be_for_one_lost_answer_or_for_many() {
     let mut many = World::of(Rotation::Grace(600));
-    let mut one = World::new(ProviderConfig {
-        grace_reuse: GraceReuse::Once,
-        ..config(Rotation::Grace(600))
-    });
+    let mut one = World::new(ProviderConfig { grace_reuse: GraceReuse::Once, ..config(Rotation::Grace(600)) });
     let first = many.first.clone();
     for world in [&mut many, &mut one] {
         world.refresh(&first);
@@ -228,10 +215,7 @@ fn one_provider_holds_grants_of_every_class() {
         (Rotation::Strict, false),
     ];
     for (rotation, is_tolerant) in classes {
-        let options = GrantOptions {
-            rotation: Some(rotation),
-            ..GrantOptions::default()
-        };
+        let options = GrantOptions { rotation: Some(rotation), ..GrantOptions::default() };
         let token = provider.grant(0, options).token.refresh_token;
         assert_eq!(provider.refresh(0, &client(), &token, None).status, 200);
         let again = provider.refresh(0, &client(), &token, None);
@@ -242,10 +226,8 @@ fn one_provider_holds_grants_of_every_class() {
 #[test]
 fn a_rotation_can_end_the_older_access_tokens() {
     for (after_s, lives_after_ms) in [(Some(0), 0), (Some(10), 10_000), (None, 59_000)] {
-        let mut world = World::new(ProviderConfig {
-            rotation_ends_access_after_s: after_s,
-            ..config(Rotation::Strict)
-        });
+        let mut world =
+            World::new(ProviderConfig { rotation_ends_access_after_s: after_s, ..config(Rotation::Strict) });
         let old = world.grant.token.access_token.clone();
         let first = world.first.clone();
         let (new, second) = world.refresh(&first);
@@ -313,14 +295,9 @@ fn a_client_must_authenticate_in_its_own_way() {
 
 #[test]
 fn another_clients_refresh_token_is_refused_and_left_alone() {
-    let other = ClientConfig {
-        id: "other".to_owned(),
-        ..ClientConfig::default()
-    };
-    let mut world = World::new(ProviderConfig {
-        clients: vec![ClientConfig::default(), other],
-        ..ProviderConfig::default()
-    });
+    let other = ClientConfig { id: "other".to_owned(), ..ClientConfig::default() };
+    let mut world =
+        World::new(ProviderConfig { clients: vec![ClientConfig::default(), other], ..ProviderConfig::default() });
     let first = world.first.clone();
     let other = Credentials::post("other", "mock-secret");
     let answer = world.provider.refresh(0, &other, &first, None);
@@ -337,10 +314,7 @@ fn a_dead_token_is_refused_in_the_providers_style() {
         (RefusalStyle::GitHub, 200, "bad_refresh_token"),
     ];
     for (refusals, status, code) in cases {
-        let mut world = World::new(ProviderConfig {
-            refusals,
-            ..ProviderConfig::default()
-        });
+        let mut world = World::new(ProviderConfig { refusals, ..ProviderConfig::default() });
         assert_eq!(error(&world.answer("unknown")), (status, code.to_owned()));
     }
 }
@@ -388,10 +362,7 @@ fn client_credentials_give_a_token_without_refresh_token() {
 #[test]
 fn expires_in_can_be_left_out() {
     let mut provider = Provider::new(config(Rotation::Strict));
-    let options = GrantOptions {
-        expires_in: Some(false),
-        ..GrantOptions::default()
-    };
+    let options = GrantOptions { expires_in: Some(false), ..GrantOptions::default() };
     let token = provider.grant(0, options).token;
     assert_eq!((token.expires_in, token.expires_at), (None, None));
     let body = json(&provider.refresh(0, &client(), &token.refresh_token, None));
@@ -401,10 +372,7 @@ fn expires_in_can_be_left_out() {
 #[test]
 fn an_aged_grant_has_less_time_left() {
     let mut provider = Provider::new(config(Rotation::Strict));
-    let options = GrantOptions {
-        age_ms: 50_000,
-        ..GrantOptions::default()
-    };
+    let options = GrantOptions { age_ms: 50_000, ..GrantOptions::default() };
     let token = provider.grant(100_000, options).token;
     assert_eq!((token.expires_in, token.expires_at), (Some(60), Some(110)));
     assert!(provider.introspect(109_999, &token.access_token).active);
@@ -496,10 +464,7 @@ fn every_grant_has_a_name_of_its_own() {
     let labels: Vec<String> = ["c", "c-2", "c", "c", "c-2"]
         .map(|label| {
             let label = label.to_owned();
-            let options = GrantOptions {
-                label,
-                ..GrantOptions::default()
-            };
+            let options = GrantOptions { label, ..GrantOptions::default() };
             provider.grant(0, options).label
         })
         .into();
@@ -523,10 +488,7 @@ fn the_ledger_names_no_token() {
 #[test]
 fn the_same_seed_and_calls_give_the_same_answers() {
     let run = |seed: u64| {
-        let mut world = World::new(ProviderConfig {
-            seed,
-            ..config(Rotation::Grace(5))
-        });
+        let mut world = World::new(ProviderConfig { seed, ..config(Rotation::Grace(5)) });
         let mut token = world.first.clone();
         let mut answers = Vec::new();
         for step in 0..50 {
@@ -564,11 +526,7 @@ fn extreme_times_and_options_do_not_panic() {
                 rotation_ends_access_after_s: Some(u32::MAX),
                 ..config(Rotation::Grace(u32::MAX))
             });
-            let options = GrantOptions {
-                access_ttl_ms: Some(extreme),
-                age_ms: extreme,
-                ..GrantOptions::default()
-            };
+            let options = GrantOptions { access_ttl_ms: Some(extreme), age_ms: extreme, ..GrantOptions::default() };
             let grant = world.provider.grant(now_ms, options);
             for token in [grant.token.refresh_token.as_str(), &world.first.clone(), "", "\u{0}é"] {
                 world.at(now_ms).answer(token);
@@ -583,10 +541,7 @@ fn extreme_times_and_options_do_not_panic() {
 
 #[test]
 fn a_provider_without_clients_refuses_everyone() {
-    let mut provider = Provider::new(ProviderConfig {
-        clients: Vec::new(),
-        ..ProviderConfig::default()
-    });
+    let mut provider = Provider::new(ProviderConfig { clients: Vec::new(), ..ProviderConfig::default() });
     let token = provider.grant(0, GrantOptions::default()).token;
     assert_eq!(provider.refresh(0, &client(), &token.refresh_token, None).status, 401);
     assert!(provider.introspect(0, &token.access_token).active);

@@ -3,11 +3,15 @@
 pub mod clock;
 pub mod config;
 pub mod endpoint;
+pub mod engine;
 pub mod error;
+pub mod events;
 pub mod journal;
 pub mod seal;
 pub mod store;
+mod tokens;
 
 pub use config::{Config, Provider};
 pub use error::Error;
 pub use tokenkeep_core as core;
+pub use tokens::{CACHED_TOKENS_MAX, Handed, Token, Warning};

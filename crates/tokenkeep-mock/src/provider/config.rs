@@ -67,16 +67,12 @@ pub enum RefusalStyle {
 impl RefusalStyle {
     pub(crate) fn answer(self, refusal: Refusal) -> Answer {
         match (self, refusal) {
-            (RefusalStyle::Atlassian, Refusal::InvalidGrant(_)) => Answer::error(
-                StatusCode::FORBIDDEN,
-                "unauthorized_client",
-                "refresh_token is invalid",
-            ),
-            (RefusalStyle::GitHub, Refusal::InvalidGrant(_)) => Answer::error(
-                StatusCode::OK,
-                "bad_refresh_token",
-                "The refresh token passed is incorrect or expired.",
-            ),
+            (RefusalStyle::Atlassian, Refusal::InvalidGrant(_)) => {
+                Answer::error(StatusCode::FORBIDDEN, "unauthorized_client", "refresh_token is invalid")
+            }
+            (RefusalStyle::GitHub, Refusal::InvalidGrant(_)) => {
+                Answer::error(StatusCode::OK, "bad_refresh_token", "The refresh token passed is incorrect or expired.")
+            }
             _ => refusal.answer(),
         }
     }
@@ -96,11 +92,7 @@ pub struct ClientConfig {
 impl Default for ClientConfig {
     /// `mock-client` with `mock-secret`, in the header or in the body.
     fn default() -> Self {
-        Self {
-            id: "mock-client".to_owned(),
-            secret: Some("mock-secret".to_owned()),
-            auth: ClientAuth::BasicOrPost,
-        }
+        Self { id: "mock-client".to_owned(), secret: Some("mock-secret".to_owned()), auth: ClientAuth::BasicOrPost }
     }
 }
 
@@ -122,16 +114,8 @@ impl ClientConfig {
     pub(crate) fn accepts(&self, credentials: &Credentials<'_>) -> bool {
         let secret = match (credentials, self.auth) {
             (Credentials::Post { secret: None, .. }, ClientAuth::Public) => return true,
-            (Credentials::Basic { secret, .. }, ClientAuth::Basic | ClientAuth::BasicOrPost) => {
-                secret
-            }
-            (
-                Credentials::Post {
-                    secret: Some(secret),
-                    ..
-                },
-                ClientAuth::Post | ClientAuth::BasicOrPost,
-            ) => secret,
+            (Credentials::Basic { secret, .. }, ClientAuth::Basic | ClientAuth::BasicOrPost) => secret,
+            (Credentials::Post { secret: Some(secret), .. }, ClientAuth::Post | ClientAuth::BasicOrPost) => secret,
             _ => return false,
         };
         self.secret.as_deref() == Some(secret.as_ref())

@@ -65,9 +65,7 @@ impl Lineage {
         }
         match self.parent {
             Some(parent) if serial > parent.serial => Standing::Superseded,
-            Some(parent) if serial == parent.serial && self.resendable(parent, rules, now_ms) => {
-                Standing::Resendable
-            }
+            Some(parent) if serial == parent.serial && self.resendable(parent, rules, now_ms) => Standing::Resendable,
             _ => Standing::Spent,
         }
     }
@@ -86,11 +84,7 @@ impl Lineage {
 
     /// The current token was used: it becomes the parent of a new one.
     pub fn rotate(&mut self, now_ms: i64) {
-        self.parent = Some(Parent {
-            serial: self.current,
-            first_used_at_ms: now_ms,
-            resent: false,
-        });
+        self.parent = Some(Parent { serial: self.current, first_used_at_ms: now_ms, resent: false });
         self.replace_current();
     }
 
@@ -231,11 +225,7 @@ impl GrantState {
         let history = &mut self.history;
         history.refreshes += 1;
         history.last_refresh_at_ms = Some(now_ms);
-        history.margin_min_ms = Some(
-            history
-                .margin_min_ms
-                .map_or(margin_ms, |min| min.min(margin_ms)),
-        );
+        history.margin_min_ms = Some(history.margin_min_ms.map_or(margin_ms, |min| min.min(margin_ms)));
     }
 
     /// Counts a reuse, and keeps it while there is room.

@@ -30,11 +30,7 @@ impl MockBody {
     pub fn cut(mut body: Bytes, sent: usize) -> Self {
         let announced = body.len();
         body.truncate(sent);
-        MockBody::Cut(CutBody {
-            announced: announced as u64,
-            sent: Some(body),
-            flushed: false,
-        })
+        MockBody::Cut(CutBody { announced: announced as u64, sent: Some(body), flushed: false })
     }
 }
 
@@ -81,10 +77,7 @@ impl Body for MockBody {
     type Data = Bytes;
     type Error = Cut;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self.get_mut() {
             MockBody::Whole(body) => Pin::new(body).poll_frame(cx).map_err(Cut::from),
             MockBody::Cut(body) => body.poll(cx),

@@ -30,12 +30,7 @@ pub(crate) struct Connection {
 }
 
 /// Serves one connection until either side ends it.
-pub(crate) async fn serve(
-    stream: TcpStream,
-    peer: SocketAddr,
-    local: SocketAddr,
-    state: Arc<State>,
-) {
+pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, local: SocketAddr, state: Arc<State>) {
     // Without it, answers could wait for the client's acknowledgements. It fails only where the client has gone.
     let _ = stream.set_nodelay(true);
     let connection = Arc::new(Connection {
@@ -46,10 +41,7 @@ pub(crate) async fn serve(
     });
     let mut signal = state.signal();
     let seen = *signal.borrow_and_update();
-    let socket = TokioIo::new(Socket {
-        stream,
-        connection: Arc::clone(&connection),
-    });
+    let socket = TokioIo::new(Socket { stream, connection: Arc::clone(&connection) });
     let service = service_fn({
         let connection = Arc::clone(&connection);
         move |request| routes::answer(Arc::clone(&state), Arc::clone(&connection), request)
@@ -92,21 +84,13 @@ impl Drop for Socket {
 }
 
 impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Socket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }
 

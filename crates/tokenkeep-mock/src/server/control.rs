@@ -29,11 +29,7 @@ const PIECE_GRANTS: usize = 256;
 
 /// Answers one control request.
 pub(crate) fn answer(state: &Arc<State>, parts: &Parts, body: &[u8]) -> Response<MockBody> {
-    let path = parts
-        .uri
-        .path()
-        .strip_prefix("/control/")
-        .unwrap_or_default();
+    let path = parts.uri.path().strip_prefix("/control/").unwrap_or_default();
     if parts.method == Method::GET && path == "ledger" {
         return ledger(state, parts.uri.query().unwrap_or_default());
     }
@@ -47,10 +43,7 @@ pub(crate) fn answer(state: &Arc<State>, parts: &Parts, body: &[u8]) -> Response
         "clock" => parsed(body).map(|wish| clock(state, &wish)),
         "down" => parsed(body).and_then(|wish| down(state, &wish)),
         "reset" => Ok(reset(state)),
-        _ => match path
-            .strip_prefix("grants/")
-            .and_then(|rest| rest.strip_suffix("/kill"))
-        {
+        _ => match path.strip_prefix("grants/").and_then(|rest| rest.strip_suffix("/kill")) {
             Some(label) => return kill(state, &unescaped(label)),
             None => return not_found(),
         },
@@ -63,11 +56,7 @@ fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
 }
 
 fn refused(why: String) -> Response<MockBody> {
-    respond(Answer::error(
-        StatusCode::BAD_REQUEST,
-        "invalid_request",
-        &why,
-    ))
+    respond(Answer::error(StatusCode::BAD_REQUEST, "invalid_request", &why))
 }
 
 fn ok(value: &impl Serialize) -> Response<MockBody> {
@@ -76,15 +65,9 @@ fn ok(value: &impl Serialize) -> Response<MockBody> {
 
 /// Undoes the percent encoding of one part of a path.
 fn unescaped(part: &str) -> String {
-    let whole = part
-        .replace('+', "%2B")
-        .replace('&', "%26")
-        .replace('=', "%3D");
+    let whole = part.replace('+', "%2B").replace('&', "%26").replace('=', "%3D");
     let mut pairs = form_urlencoded::parse(whole.as_bytes());
-    pairs
-        .next()
-        .map(|(text, _)| text.into_owned())
-        .unwrap_or_default()
+    pairs.next().map(|(text, _)| text.into_owned()).unwrap_or_default()
 }
 
 // --- Grants ---
@@ -160,15 +143,9 @@ fn grants(state: &Arc<State>, parts: &Parts, wish: GrantsWish) -> Response<MockB
         let piece = left.by_ref().take(PIECE_GRANTS);
         state.with_provider(|provider| {
             for nth in piece {
-                let options = GrantOptions {
-                    scope: scope.clone(),
-                    ..wish.options(nth)
-                };
+                let options = GrantOptions { scope: scope.clone(), ..wish.options(nth) };
                 let Grant { label, token, .. } = provider.grant(now_ms, options);
-                out.item(&GrantBody {
-                    label: &label,
-                    token: &token,
-                });
+                out.item(&GrantBody { label: &label, token: &token });
             }
         });
         !left.is_empty()
@@ -199,16 +176,12 @@ fn ledger(state: &Arc<State>, query: &str) -> Response<MockBody> {
             ("summary", "" | "1" | "true") => return summary(state),
             ("label", _) => label = Some(value.into_owned()),
             _ => {
-                return refused(format!(
-                    "unknown parameter {name:?}, or an unknown value of it"
-                ));
+                return refused(format!("unknown parameter {name:?}, or an unknown value of it"));
             }
         }
     }
     match label {
-        Some(label) => state
-            .ledger(&label)
-            .map_or_else(not_found, |ledger| ok(&ledger)),
+        Some(label) => state.ledger(&label).map_or_else(not_found, |ledger| ok(&ledger)),
         None => whole_ledger(state),
     }
 }
@@ -301,11 +274,7 @@ impl List {
         let mut text = Some(format!("{before}{open}").into_bytes());
         let mut is_first = true;
         let pieces = Box::new(move || {
-            let mut piece = Piece {
-                list: self,
-                is_first,
-                text: text.take()?,
-            };
+            let mut piece = Piece { list: self, is_first, text: text.take()? };
             if fill(&mut piece) {
                 text = Some(Vec::new());
             } else {
@@ -338,9 +307,7 @@ struct ScriptWish {
 fn script(state: &State, wish: ScriptWish) -> Result<serde_json::Value, String> {
     let queued = wish.faults.len();
     let label = wish.label.as_deref();
-    state
-        .script(label, wish.faults)
-        .map_err(|full| full.to_string())?;
+    state.script(label, wish.faults).map_err(|full| full.to_string())?;
     Ok(json!({"queued": queued}))
 }
 

@@ -48,9 +48,7 @@ pub(crate) async fn answer(
     };
     match (&parts.method, parts.uri.path()) {
         (&Method::POST, "/token") => token(state, &connection, parts.headers, body).await,
-        (&Method::POST, "/introspect") => {
-            Ok(posted(&state, &parts, &body, Provider::introspection))
-        }
+        (&Method::POST, "/introspect") => Ok(posted(&state, &parts, &body, Provider::introspection)),
         (&Method::POST, "/revoke") => Ok(posted(&state, &parts, &body, Provider::revocation)),
         (&Method::GET, "/api/whoami") => Ok(whoami(&state, &parts)),
         (&Method::GET, "/.well-known/oauth-authorization-server") => Ok(metadata(&connection)),
@@ -68,11 +66,7 @@ async fn control_request(
 ) -> Result<Response<MockBody>, Cut> {
     if !connection.is_loopback {
         let status = StatusCode::FORBIDDEN;
-        return Ok(respond(Answer::error(
-            status,
-            "forbidden",
-            "Control is for this machine only.",
-        )));
+        return Ok(respond(Answer::error(status, "forbidden", "Control is for this machine only.")));
     }
     match read(body, CONTROL_BYTES_MAX).await {
         Ok(body) => Ok(control::answer(state, parts, &body)),
@@ -85,11 +79,7 @@ async fn read(body: Incoming, bytes_max: usize) -> Result<Bytes, Answer> {
         Ok(body) => Ok(body.to_bytes()),
         Err(_) => {
             let status = StatusCode::PAYLOAD_TOO_LARGE;
-            Err(Answer::error(
-                status,
-                "invalid_request",
-                "The body is too long or incomplete.",
-            ))
+            Err(Answer::error(status, "invalid_request", "The body is too long or incomplete."))
         }
     }
 }
@@ -154,15 +144,9 @@ async fn wait(state: &State, ms: u64) {
 
 fn oauth_request<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<OAuthRequest<'a>, Refusal> {
     if headers.get_all(AUTHORIZATION).iter().count() > 1 {
-        return Err(Refusal::InvalidRequest(
-            "More than one Authorization header.",
-        ));
+        return Err(Refusal::InvalidRequest("More than one Authorization header."));
     }
-    OAuthRequest::read(
-        text(headers, CONTENT_TYPE)?,
-        text(headers, AUTHORIZATION)?,
-        body,
-    )
+    OAuthRequest::read(text(headers, CONTENT_TYPE)?, text(headers, AUTHORIZATION)?, body)
 }
 
 /// The text of a header; one that is not text must not count as absent.
@@ -181,9 +165,7 @@ fn posted(
 ) -> Response<MockBody> {
     let now_ms = state.now_ms();
     match oauth_request(&parts.headers, body) {
-        Ok(request) => {
-            respond(state.with_provider(|provider| endpoint(provider, now_ms, &request)))
-        }
+        Ok(request) => respond(state.with_provider(|provider| endpoint(provider, now_ms, &request))),
         Err(refusal) => respond(refusal.answer()),
     }
 }
@@ -197,8 +179,7 @@ fn whoami(state: &State, parts: &Parts) -> Response<MockBody> {
         None => {
             let status = StatusCode::UNAUTHORIZED;
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
-            let answer =
-                Answer::error(status, "invalid_token", "The access token is not good now.");
+            let answer = Answer::error(status, "invalid_token", "The access token is not good now.");
             respond(answer.with_header(WWW_AUTHENTICATE, challenge))
         }
     }
@@ -206,9 +187,7 @@ fn whoami(state: &State, parts: &Parts) -> Response<MockBody> {
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then_some(token.trim())
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
 fn metadata(connection: &Connection) -> Response<MockBody> {
@@ -228,20 +207,12 @@ fn metadata(connection: &Connection) -> Response<MockBody> {
 // --- Responses ---
 
 pub(crate) fn not_found() -> Response<MockBody> {
-    respond(Answer::error(
-        StatusCode::NOT_FOUND,
-        "not_found",
-        "There is nothing here.",
-    ))
+    respond(Answer::error(StatusCode::NOT_FOUND, "not_found", "There is nothing here."))
 }
 
 pub(crate) fn not_allowed(method: &'static str) -> Response<MockBody> {
     let status = StatusCode::METHOD_NOT_ALLOWED;
-    let answer = Answer::error(
-        status,
-        "method_not_allowed",
-        "This method is not served here.",
-    );
+    let answer = Answer::error(status, "method_not_allowed", "This method is not served here.");
     respond(answer.with_header(http::header::ALLOW, HeaderValue::from_static(method)))
 }
 
@@ -255,11 +226,7 @@ fn cut_short(answer: Answer, sent: usize) -> Response<MockBody> {
     response(answer.status, answer.headers, body)
 }
 
-pub(crate) fn response(
-    status: StatusCode,
-    headers: HeaderMap,
-    body: MockBody,
-) -> Response<MockBody> {
+pub(crate) fn response(status: StatusCode, headers: HeaderMap, body: MockBody) -> Response<MockBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;

@@ -43,10 +43,7 @@ pub(crate) struct Signal {
 impl State {
     pub(crate) fn new(provider: Provider, plan: FaultPlan) -> Self {
         Self {
-            core: Mutex::new(Core {
-                provider,
-                faults: Faults::new(plan),
-            }),
+            core: Mutex::new(Core { provider, faults: Faults::new(plan) }),
             offset_ms: AtomicI64::new(0),
             down_until_ms: AtomicI64::new(UP),
             signal: watch::Sender::new(Signal::default()),
@@ -212,7 +209,5 @@ impl Core {
 /// The machine's time in milliseconds since 1970.
 fn machine_ms() -> i64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-    since_1970.map_or(0, |since| {
-        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-    })
+    since_1970.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

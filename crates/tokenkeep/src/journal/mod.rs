@@ -11,7 +11,6 @@ use tokenkeep_core::oauth::RawAnswer;
 pub struct JournalError(pub String);
 
 /// A place in the journal for one attempt; how many there are bounds the attempts in flight.
-/// Dropping it without [`Journal::retire`] keeps what was written until the next start.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Slot {
     /// Which place.
@@ -42,7 +41,8 @@ pub trait Journal: Send + Sync + 'static {
     /// The journal has failed: no attempt may start that rotates a token.
     fn reserve(&self) -> Result<Option<Slot>, JournalError>;
 
-    /// Gives a place back that was reserved and in which nothing was written.
+    /// Gives a place back in which nothing was written. What was written keeps it, until
+    /// [`Journal::retire_entry`].
     fn release(&self, slot: Slot);
 
     /// Notes that `attempt` is about to be sent. Handed to the operating system, not synced: a killed

@@ -83,8 +83,9 @@ pub struct Claimed {
 pub enum ClaimOne {
     /// It is yours.
     Claimed(Box<Work>),
-    /// It cannot be claimed: an attempt is in flight, a human must sign in, it is paused or held.
-    NotClaimable(Box<Connection>),
+    /// It is not as it was seen any more, or cannot be claimed: an attempt is in flight, a human must sign
+    /// in, it is paused or held.
+    NotClaimable,
     /// There is no such connection.
     Absent,
 }
@@ -229,8 +230,9 @@ pub trait Store: Send + Sync + 'static {
     /// those of them whose access tokens end first.
     async fn claim_due(&self, now: Timestamp, holder: Holder, quotas: &[Quota]) -> Result<Claimed, StoreError>;
 
-    /// Claims this one, due or not, unless it is claimed, needs a sign-in, is paused, or is held.
-    async fn claim_one(&self, now: Timestamp, holder: Holder, key: &ConnectionKey) -> Result<ClaimOne, StoreError>;
+    /// Claims this one, due or not, unless it is claimed, needs a sign-in, is paused, or is held, or its
+    /// grant or attempt number differs from those of `seen`.
+    async fn claim_one(&self, now: Timestamp, holder: Holder, seen: &Connection) -> Result<ClaimOne, StoreError>;
 
     /// True while `work`'s claim stands: same grant, same attempt, still claimed by the same holder.
     async fn revalidate(&self, connection: &Connection) -> Result<bool, StoreError>;
