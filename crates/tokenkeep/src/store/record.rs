@@ -60,7 +60,6 @@ impl TimeBase {
 
 /// The row that scheduling works on. The fields after `probe_at` follow from the others and the record.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "each is the model's field of that name")]
 pub struct ScheduleRow {
     pub id: i64,
     pub grant: i64,
@@ -94,7 +93,6 @@ pub struct ScheduleRow {
 
 /// The row that says whose connection it is.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "each is the model's field of that name")]
 pub struct NameRow {
     pub namespace: String,
     pub name: String,

@@ -73,6 +73,12 @@ pub fn is_recoverable(stored: &Connection, before: Timestamp) -> bool {
         && stored.last_error.as_ref().is_some_and(|error| error.at < before)
 }
 
+/// Whether [`super::Store::claim_due`] may claim it.
+pub fn is_due(stored: &Connection, now: Timestamp, recover_before: Option<Timestamp>) -> bool {
+    stored.due_at().is_some_and(|due_at| due_at <= now)
+        || recover_before.is_some_and(|before| is_recoverable(stored, before))
+}
+
 /// When the access token ends, as claims are ordered by it: one whose end nobody knows comes last.
 pub fn deadline(connection: &Connection) -> Timestamp {
     connection.times.expires_at.unwrap_or(Timestamp::NEVER)

@@ -196,7 +196,7 @@ impl<'a> Batch<'a> {
         let chosen: BTreeSet<i64> = candidates.into_iter().map(|candidate| candidate.id).collect();
         let mut work = Vec::with_capacity(chosen.len());
         for id in chosen {
-            work.extend(self.claim_or_set_aside(now, holder, id)?);
+            work.extend(self.claim_or_set_aside(now, holder, id, quota.recover_before)?);
         }
         work.sort_by(|left, right| rules::by_deadline(&left.connection, &right.connection));
         Ok(work)
@@ -208,9 +208,14 @@ impl<'a> Batch<'a> {
         now: Timestamp,
         holder: Holder,
         id: i64,
+        recover_before: Option<Timestamp>,
     ) -> Result<Option<SealedWork>, StoreError> {
         match rows::load_sealed(self.database, self.base(), id) {
-            Ok(Some(stored)) => self.claim(now, holder, stored),
+            Ok(Some(stored)) if rules::is_due(&stored.connection, now, recover_before) => {
+                self.claim(now, holder, stored)
+            }
+            // A column that follows from others is wrong: it is written anew.
+            Ok(Some(stored)) => self.replace_schedule(&stored.connection, &stored.connection).map(|()| None),
             Err(StoreError::Unusable(why)) => Err(StoreError::Unusable(why)),
             Err(damage) => self.set_aside(now, id, &damage).map(|()| None),
             Ok(None) => {

@@ -194,9 +194,11 @@ fn identify(database: &Connection, sealer: &Sealer) -> Result<(), StoreError> {
 /// Reads who wrote the file and for which key; changes nothing, not even by closing it.
 fn examine(path: &Path, sealer: &Sealer) -> Result<i64, StoreError> {
     check_header(path)?;
+    let has_log = std::fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0);
     let database = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let damaged = |cause: rusqlite::Error| at_opening(path, &cause);
-    database.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(damaged)?;
+    // Closing would copy the log into the file; without a log, closing removes the empty one it made.
+    database.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log).map_err(damaged)?;
     let found: i64 = database.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(damaged)?;
     let application: i64 = database.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(damaged)?;
     if application != APPLICATION_ID || found < 1 {

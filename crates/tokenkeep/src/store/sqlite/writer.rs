@@ -160,7 +160,7 @@ impl Writer {
         for job in jobs {
             let mut batch = Batch::new(&transaction, &self.shared, &mut scratch);
             outcomes.push(match isolation {
-                Isolation::Together => Ok(job.run(&mut batch)?),
+                Isolation::Together => Ok(job.run(&mut batch).map_err(Failed::of_job)?),
                 Isolation::EachOnItsOwn => run_alone(job.as_mut(), &mut batch)?,
             });
         }
@@ -189,12 +189,19 @@ enum Failed {
     Everything(String),
 }
 
+impl Failed {
+    fn of_job(error: StoreError) -> Self {
+        if let StoreError::Unusable(why) = error { Self::Everything(why) } else { Self::OneJob }
+    }
+}
+
+/// An error outside of any job.
 impl From<StoreError> for Failed {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Unusable(why) => Self::Everything(why),
-            _ => Self::OneJob,
-        }
+        Self::Everything(match error {
+            StoreError::Unusable(why) | StoreError::Damaged(why) => why,
+            other => other.to_string(),
+        })
     }
 }
 
