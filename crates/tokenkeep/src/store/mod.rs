@@ -3,6 +3,17 @@
 //! The next due time of each connection is a column with an index, so memory does not grow with the
 //! number of connections and a restart forgets nothing. Every store passes the same conformance suite.
 
+#[cfg(any(test, feature = "test-suite"))]
+#[doc(hidden)]
+pub mod conformance;
+pub mod lock;
+#[cfg(any(test, feature = "test-suite"))]
+#[doc(hidden)]
+pub mod memory;
+mod record;
+mod rules;
+pub mod sqlite;
+
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use tokenkeep_core::Timestamp;

@@ -1,0 +1,553 @@
+//! The stored form: the only place that knows how a connection and its secrets look at rest.
+//!
+//! A connection is kept in three rows, so that a claim touches little: the narrow [`ScheduleRow`], the
+//! rarely written [`NameRow`], and the [`RecordRow`] beside the sealed tokens. Each row carries a checksum
+//! over what it says; the sealed values authenticate themselves. JSON may hold fields that this version
+//! does not know (a newer one wrote them); anything else unexpected is damage, and is named.
+
+use super::{FINGERPRINTS_MAX, StoreError};
+use crate::seal::{Field, Place, Sealer};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+use tokenkeep_core::model::{
+    AttemptNumber, Claim, Connection, ConnectionId, Doubt, DoubtStep, Generation, GrantNumber, Hold, Holder, LastError,
+    Renewal, State, Stats, TokenTimes, Waiting,
+};
+use tokenkeep_core::oauth::TokenSet;
+use tokenkeep_core::{ConnectionKey, Failure, FailureCode, Timestamp};
+
+/// `phase` of a connection with nothing in flight.
+pub const PHASE_READY: i64 = 0;
+/// `phase` of a connection with an attempt in flight.
+pub const PHASE_CLAIMED: i64 = 1;
+/// `phase` of a connection that a human must sign in again.
+pub const PHASE_ENDED: i64 = 2;
+
+/// `waiting` of [`Waiting::Retry`].
+pub const WAITING_RETRY: i64 = 1;
+
+/// `grade` of [`tokenkeep_core::model::Status::NeedsReauth`].
+pub const GRADE_NEEDS_REAUTH: i64 = 0;
+/// `grade` of [`tokenkeep_core::model::Status::Paused`].
+pub const GRADE_PAUSED: i64 = 1;
+/// `grade` of [`tokenkeep_core::model::Status::Held`].
+pub const GRADE_HELD: i64 = 2;
+/// `grade` of [`tokenkeep_core::model::Status::InDoubt`].
+pub const GRADE_IN_DOUBT: i64 = 3;
+/// `grade` of what is retrying, unless its access token has ended.
+pub const GRADE_RETRYING: i64 = 4;
+/// `grade` of what is fresh or refreshing, unless its access token has ended.
+pub const GRADE_WELL: i64 = 5;
+
+/// A keyed fingerprint of a refresh token.
+pub type Fingerprint = [u8; 16];
+
+/// What every stored time of a connection is counted from, so that moving all of them is one number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TimeBase(pub i64);
+
+impl TimeBase {
+    /// As it is stored.
+    pub fn store(self, time: Timestamp) -> i64 {
+        if time == Timestamp::NEVER { i64::MAX } else { time.as_millis().saturating_sub(self.0) }
+    }
+
+    /// As it is meant.
+    pub fn load(self, stored: i64) -> Timestamp {
+        Timestamp::from_millis(if stored == i64::MAX { i64::MAX } else { stored.saturating_add(self.0) })
+    }
+}
+
+/// The row that scheduling works on. The fields after `probe_at` follow from the others and the record.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ScheduleRow {
+    pub id: i64,
+    pub grant: i64,
+    pub generation: i64,
+    pub attempt: i64,
+    pub committed: i64,
+    pub phase: i64,
+    pub waiting: i64,
+    pub failures: i64,
+    pub doubt_sent_at: Option<i64>,
+    pub doubt_step: Option<i64>,
+    pub due_at: Option<i64>,
+    pub claimed_at: Option<i64>,
+    pub holder: Option<[i64; 4]>,
+    pub ended_cause: Option<String>,
+    pub ended_at: Option<i64>,
+    pub paused: i64,
+    pub hold_cause: Option<String>,
+    pub probe_at: Option<i64>,
+    /// When it may be claimed; `None` while it may not.
+    pub claim_at: Option<i64>,
+    /// When the access token ends; the greatest number when nobody knows.
+    pub deadline: i64,
+    /// The status as far as neither time nor a claim decides it.
+    pub grade: i64,
+    /// When the last attempt failed.
+    pub failed_at: Option<i64>,
+    /// t0 of the token set in hand.
+    pub issued_at: i64,
+}
+
+/// The row that says whose connection it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NameRow {
+    pub namespace: String,
+    pub name: String,
+    pub provider: String,
+    pub labels: String,
+}
+
+/// The row beside the sealed tokens, without them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RecordRow {
+    /// `TokenSet::token_type`; `None` when there is no token set.
+    pub token_type: Option<String>,
+    /// [`Record`] as JSON.
+    pub record: String,
+    /// The fingerprint of the refresh token in hand.
+    pub fingerprint: Option<Fingerprint>,
+    /// Fingerprints of used refresh tokens, the oldest first.
+    pub used: Vec<Fingerprint>,
+}
+
+/// The sealed values of a token set.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SealedTokens {
+    /// As the provider wrote it.
+    pub token_type: String,
+    /// The sealed access token.
+    pub access: Vec<u8>,
+    /// The sealed refresh token.
+    pub refresh: Option<Vec<u8>>,
+    /// The sealed other fields.
+    pub extra: Vec<u8>,
+    /// The refresh token's fingerprint.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Record {
+    scopes: Vec<String>,
+    renewal: StoredRenewal,
+    times: StoredTimes,
+    last_success: i64,
+    refreshed: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_error: Option<StoredError>,
+    stats: StoredStats,
+}
+
+#[derive(Serialize, Deserialize, Clone, Copy)]
+#[serde(rename_all = "snake_case")]
+enum StoredRenewal {
+    RefreshToken,
+    ClientCredentials,
+    Impossible,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredTimes {
+    issued_at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lifetime_ms: Option<u64>,
+    #[serde(default)]
+    lifetime_learned: bool,
+    planned_at: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh_expires_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    consent_expires_at: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredError {
+    code: String,
+    detail: String,
+    at: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredStats {
+    attempted: u64,
+    succeeded: u64,
+    failed: u64,
+}
+
+/// Names damage: which connection, and what about it.
+pub fn damage(id: i64, what: impl std::fmt::Display) -> StoreError {
+    StoreError::Damaged(format!(
+        "connection number {id}: {what}; nothing was changed: restore a backup, or remove the connection and import it again"
+    ))
+}
+
+/// The schedule row of a connection.
+pub fn schedule_row(base: TimeBase, connection: &Connection) -> ScheduleRow {
+    let mut row = ScheduleRow {
+        id: connection.id.0,
+        grant: i64::from(connection.grant.0),
+        generation: connection.generation.0.cast_signed(),
+        attempt: connection.attempt.0.cast_signed(),
+        committed: connection.committed.0.cast_signed(),
+        phase: PHASE_READY,
+        waiting: 0,
+        failures: 0,
+        doubt_sent_at: None,
+        doubt_step: None,
+        due_at: None,
+        claimed_at: None,
+        holder: None,
+        ended_cause: None,
+        ended_at: None,
+        paused: i64::from(connection.paused),
+        hold_cause: connection.hold.as_ref().map(|hold| hold.cause.as_str().to_owned()),
+        probe_at: connection.hold.as_ref().and_then(|hold| hold.probe_at).map(|at| base.store(at)),
+        claim_at: connection.due_at().map(|at| base.store(at)),
+        deadline: connection.times.expires_at.map_or(i64::MAX, |at| base.store(at)),
+        grade: grade(connection),
+        failed_at: connection.last_error.as_ref().map(|error| base.store(error.at)),
+        issued_at: base.store(connection.times.issued_at),
+    };
+    match &connection.state {
+        State::Ready { due_at, waiting } => {
+            row.due_at = Some(base.store(*due_at));
+            set_waiting(base, &mut row, waiting);
+        }
+        State::Claimed { claim, waiting } => {
+            row.phase = PHASE_CLAIMED;
+            row.claimed_at = Some(base.store(claim.claimed_at));
+            row.holder = Some(holder_columns(claim.holder));
+            set_waiting(base, &mut row, waiting);
+        }
+        State::NeedsReauth { cause, at } => {
+            row.phase = PHASE_ENDED;
+            row.ended_cause = Some(cause.as_str().to_owned());
+            row.ended_at = Some(base.store(*at));
+        }
+    }
+    row
+}
+
+fn set_waiting(base: TimeBase, row: &mut ScheduleRow, waiting: &Waiting) {
+    (row.waiting, row.failures) = match waiting {
+        Waiting::Schedule => (0, 0),
+        Waiting::Retry { failures } => (WAITING_RETRY, i64::from(*failures)),
+        Waiting::InDoubt(doubt) => {
+            row.doubt_sent_at = Some(base.store(doubt.first_sent_at));
+            row.doubt_step = Some(match doubt.next {
+                DoubtStep::Resend => 0,
+                DoubtStep::Probe => 1,
+            });
+            (2, i64::from(doubt.failures))
+        }
+        Waiting::Recheck => (3, 0),
+        Waiting::End => (4, 0),
+    };
+}
+
+fn holder_columns(holder: Holder) -> [i64; 4] {
+    let Holder { boot, process, worker, incarnation } = holder;
+    [boot.cast_signed(), process.cast_signed(), i64::from(worker), i64::from(incarnation)]
+}
+
+/// The part of [`Connection::status`] that neither time nor a claim changes.
+pub fn grade(connection: &Connection) -> i64 {
+    match (&connection.state, connection.waiting()) {
+        (State::NeedsReauth { .. }, _) => GRADE_NEEDS_REAUTH,
+        _ if connection.paused => GRADE_PAUSED,
+        _ if connection.hold.is_some() => GRADE_HELD,
+        (_, Some(Waiting::InDoubt(_))) => GRADE_IN_DOUBT,
+        (_, Some(Waiting::Retry { .. } | Waiting::Recheck)) => GRADE_RETRYING,
+        _ => GRADE_WELL,
+    }
+}
+
+/// The name row of a connection.
+pub fn name_row(connection: &Connection) -> NameRow {
+    NameRow {
+        namespace: connection.key.namespace().to_owned(),
+        name: connection.key.name().to_owned(),
+        provider: connection.provider.clone(),
+        labels: json(&connection.labels),
+    }
+}
+
+/// The [`RecordRow::record`] of a connection.
+pub fn record_json(base: TimeBase, connection: &Connection) -> String {
+    let times = &connection.times;
+    json(&Record {
+        scopes: connection.scopes.clone(),
+        renewal: match connection.renewal {
+            Renewal::RefreshToken => StoredRenewal::RefreshToken,
+            Renewal::ClientCredentials => StoredRenewal::ClientCredentials,
+            Renewal::Impossible => StoredRenewal::Impossible,
+        },
+        times: StoredTimes {
+            issued_at: base.store(times.issued_at),
+            expires_at: times.expires_at.map(|at| base.store(at)),
+            lifetime_ms: times.lifetime.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+            lifetime_learned: times.lifetime_learned,
+            planned_at: base.store(times.planned_at),
+            refresh_expires_at: times.refresh_expires_at.map(|at| base.store(at)),
+            consent_expires_at: times.consent_expires_at.map(|at| base.store(at)),
+        },
+        last_success: base.store(connection.last_success),
+        refreshed: connection.refreshed,
+        last_error: connection.last_error.as_ref().map(|error| StoredError {
+            code: error.failure.code.as_str().to_owned(),
+            detail: error.failure.detail.clone(),
+            at: base.store(error.at),
+        }),
+        stats: StoredStats {
+            attempted: connection.stats.attempted,
+            succeeded: connection.stats.succeeded,
+            failed: connection.stats.failed,
+        },
+    })
+}
+
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("strings, numbers and maps with text keys are always JSON")
+}
+
+/// The connection that three rows say.
+///
+/// # Errors
+/// [`StoreError::Damaged`], naming the connection and what is wrong.
+pub fn connection(
+    base: TimeBase,
+    schedule: &ScheduleRow,
+    name: &NameRow,
+    record: &RecordRow,
+) -> Result<Connection, StoreError> {
+    let id = schedule.id;
+    let stored: Record =
+        serde_json::from_str(&record.record).map_err(|cause| damage(id, format_args!("its record: {cause}")))?;
+    let labels =
+        serde_json::from_str(&name.labels).map_err(|cause| damage(id, format_args!("its labels: {cause}")))?;
+    let key = ConnectionKey::new(name.namespace.as_str(), name.name.as_str()).map_err(|cause| damage(id, cause))?;
+    let times = stored.times;
+    Ok(Connection {
+        id: ConnectionId(id),
+        key,
+        provider: name.provider.clone(),
+        labels,
+        scopes: stored.scopes,
+        renewal: match stored.renewal {
+            StoredRenewal::RefreshToken => Renewal::RefreshToken,
+            StoredRenewal::ClientCredentials => Renewal::ClientCredentials,
+            StoredRenewal::Impossible => Renewal::Impossible,
+        },
+        grant: GrantNumber(small(id, "its grant number", schedule.grant)?),
+        generation: Generation(schedule.generation.cast_unsigned()),
+        attempt: AttemptNumber(schedule.attempt.cast_unsigned()),
+        committed: AttemptNumber(schedule.committed.cast_unsigned()),
+        times: TokenTimes {
+            issued_at: base.load(times.issued_at),
+            expires_at: times.expires_at.map(|at| base.load(at)),
+            lifetime: times.lifetime_ms.map(Duration::from_millis),
+            lifetime_learned: times.lifetime_learned,
+            planned_at: base.load(times.planned_at),
+            refresh_expires_at: times.refresh_expires_at.map(|at| base.load(at)),
+            consent_expires_at: times.consent_expires_at.map(|at| base.load(at)),
+        },
+        state: state(base, schedule)?,
+        paused: flag(id, "paused", schedule.paused)?,
+        hold: hold(base, schedule)?,
+        last_success: base.load(stored.last_success),
+        refreshed: stored.refreshed,
+        last_error: stored.last_error.map(|error| last_error(base, id, error)).transpose()?,
+        stats: Stats {
+            attempted: stored.stats.attempted,
+            succeeded: stored.stats.succeeded,
+            failed: stored.stats.failed,
+        },
+    })
+}
+
+fn state(base: TimeBase, row: &ScheduleRow) -> Result<State, StoreError> {
+    let missing = |what: &str| damage(row.id, format_args!("its {what} is missing"));
+    match row.phase {
+        PHASE_READY => Ok(State::Ready {
+            due_at: base.load(row.due_at.ok_or_else(|| missing("due time"))?),
+            waiting: waiting(base, row)?,
+        }),
+        PHASE_CLAIMED => Ok(State::Claimed {
+            claim: Claim {
+                attempt: AttemptNumber(row.attempt.cast_unsigned()),
+                holder: holder(row.id, row.holder.ok_or_else(|| missing("holder"))?)?,
+                claimed_at: base.load(row.claimed_at.ok_or_else(|| missing("claim time"))?),
+            },
+            waiting: waiting(base, row)?,
+        }),
+        PHASE_ENDED => Ok(State::NeedsReauth {
+            cause: code(row.id, row.ended_cause.as_deref().ok_or_else(|| missing("cause"))?)?,
+            at: base.load(row.ended_at.ok_or_else(|| missing("end"))?),
+        }),
+        other => Err(damage(row.id, format_args!("its phase is {other}"))),
+    }
+}
+
+fn waiting(base: TimeBase, row: &ScheduleRow) -> Result<Waiting, StoreError> {
+    let failures = || small(row.id, "its number of failures", row.failures);
+    Ok(match (row.waiting, row.doubt_sent_at, row.doubt_step) {
+        (0, ..) => Waiting::Schedule,
+        (WAITING_RETRY, ..) => Waiting::Retry { failures: failures()? },
+        (2, Some(sent_at), Some(step @ (0 | 1))) => Waiting::InDoubt(Doubt {
+            first_sent_at: base.load(sent_at),
+            failures: failures()?,
+            next: if step == 0 { DoubtStep::Resend } else { DoubtStep::Probe },
+        }),
+        (3, ..) => Waiting::Recheck,
+        (4, ..) => Waiting::End,
+        (other, ..) => return Err(damage(row.id, format_args!("it waits for {other}, which is nothing"))),
+    })
+}
+
+fn holder(id: i64, [boot, process, worker, incarnation]: [i64; 4]) -> Result<Holder, StoreError> {
+    Ok(Holder {
+        boot: boot.cast_unsigned(),
+        process: process.cast_unsigned(),
+        worker: small(id, "its holder", worker)?,
+        incarnation: small(id, "its holder", incarnation)?,
+    })
+}
+
+fn hold(base: TimeBase, row: &ScheduleRow) -> Result<Option<Hold>, StoreError> {
+    let Some(cause) = &row.hold_cause else { return Ok(None) };
+    Ok(Some(Hold { cause: code(row.id, cause)?, probe_at: row.probe_at.map(|at| base.load(at)) }))
+}
+
+fn last_error(base: TimeBase, id: i64, error: StoredError) -> Result<LastError, StoreError> {
+    let failure = Failure { code: code(id, &error.code)?, detail: error.detail };
+    Ok(LastError { failure, at: base.load(error.at) })
+}
+
+fn code(id: i64, text: &str) -> Result<FailureCode, StoreError> {
+    FailureCode::parse(text).ok_or_else(|| damage(id, format_args!("`{text}` is no failure code")))
+}
+
+fn small(id: i64, what: &str, value: i64) -> Result<u32, StoreError> {
+    u32::try_from(value).map_err(|_| damage(id, format_args!("{what} is {value}")))
+}
+
+fn flag(id: i64, what: &str, value: i64) -> Result<bool, StoreError> {
+    match value {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(damage(id, format_args!("`{what}` is {other}"))),
+    }
+}
+
+/// Seals a token set for one generation of one grant.
+pub fn seal(sealer: &Sealer, of: &Connection, tokens: &TokenSet) -> SealedTokens {
+    let seal = |field, text: &str| sealer.seal(&place(of, field), text.as_bytes());
+    SealedTokens {
+        token_type: tokens.token_type.clone(),
+        access: seal(Field::AccessToken, tokens.access_token.expose()),
+        refresh: tokens.refresh_token.as_ref().map(|token| seal(Field::RefreshToken, token.expose())),
+        extra: seal(Field::Extra, tokens.extra.expose()),
+        fingerprint: tokens.refresh_token.as_ref().map(|token| sealer.fingerprint(token)),
+    }
+}
+
+/// Opens what [`seal`] sealed.
+///
+/// # Errors
+/// [`StoreError::Damaged`], naming the connection and the secret.
+pub fn open(sealer: &Sealer, of: &Connection, sealed: &SealedTokens) -> Result<TokenSet, StoreError> {
+    let open = |field, what: &str, bytes: &[u8]| {
+        sealer
+            .open_secret(&place(of, field), bytes)
+            .map_err(|cause| damage(of.id.0, format_args!("({}) its {what}: {cause}", of.key)))
+    };
+    Ok(TokenSet {
+        access_token: open(Field::AccessToken, "access token", &sealed.access)?,
+        refresh_token: match &sealed.refresh {
+            Some(bytes) => Some(open(Field::RefreshToken, "refresh token", bytes)?),
+            None => None,
+        },
+        token_type: sealed.token_type.clone(),
+        extra: open(Field::Extra, "token fields", &sealed.extra)?,
+    })
+}
+
+const fn place(of: &Connection, field: Field) -> Place {
+    Place { connection: of.id, grant: of.grant, generation: of.generation, field }
+}
+
+/// The used fingerprints after `replaced` was replaced by `new`: none twice, the oldest dropped.
+pub fn push_used(used: &mut Vec<Fingerprint>, replaced: Option<Fingerprint>, new: Option<Fingerprint>) {
+    let Some(replaced) = replaced.filter(|_| replaced != new) else { return };
+    used.retain(|print| *print != replaced);
+    used.push(replaced);
+    let surplus = used.len().saturating_sub(FINGERPRINTS_MAX);
+    used.drain(..surplus);
+}
+
+/// The checksum over what a schedule row says; what follows from other fields is left out.
+pub fn schedule_check(row: &ScheduleRow) -> i64 {
+    let mut sum = Checksum::default();
+    for number in [row.id, row.grant, row.generation, row.attempt, row.committed, row.phase, row.waiting, row.failures] {
+        sum.number(Some(number));
+    }
+    for number in [row.doubt_sent_at, row.doubt_step, row.due_at, row.claimed_at, row.ended_at, row.probe_at] {
+        sum.number(number);
+    }
+    for number in row.holder.unwrap_or([i64::MIN; 4]) {
+        sum.number(Some(number));
+    }
+    sum.number(Some(row.paused));
+    sum.text(row.ended_cause.as_deref());
+    sum.text(row.hold_cause.as_deref());
+    sum.end()
+}
+
+/// The checksum over a name row.
+pub fn name_check(id: i64, row: &NameRow) -> i64 {
+    let mut sum = Checksum::default();
+    sum.number(Some(id));
+    for text in [&row.namespace, &row.name, &row.provider, &row.labels] {
+        sum.text(Some(text));
+    }
+    sum.end()
+}
+
+/// The checksum over a record row.
+pub fn record_check(id: i64, row: &RecordRow) -> i64 {
+    let mut sum = Checksum::default();
+    sum.number(Some(id));
+    sum.text(row.token_type.as_deref());
+    sum.text(Some(&row.record));
+    sum.bytes(row.fingerprint.as_ref().map(|print| &print[..]));
+    sum.bytes(Some(row.used.as_flattened()));
+    sum.end()
+}
+
+/// CRC-32 over values that cannot run into each other.
+#[derive(Default)]
+struct Checksum(crc32fast::Hasher);
+
+impl Checksum {
+    fn number(&mut self, number: Option<i64>) {
+        self.0.update(&[u8::from(number.is_some())]);
+        self.0.update(&number.unwrap_or(0).to_le_bytes());
+    }
+
+    fn bytes(&mut self, bytes: Option<&[u8]>) {
+        self.number(bytes.map(|bytes| i64::try_from(bytes.len()).unwrap_or(i64::MAX)));
+        self.0.update(bytes.unwrap_or_default());
+    }
+
+    fn text(&mut self, text: Option<&str>) {
+        self.bytes(text.map(str::as_bytes));
+    }
+
+    fn end(self) -> i64 {
+        i64::from(self.0.finalize())
+    }
+}

@@ -1,0 +1,303 @@
+//! The threads that read, each from a snapshot of its own, and the larger queries.
+
+use super::ops::time_base;
+use super::rows::{self, SealedWork};
+use super::{fault, rows::columns, rows::sealed_columns};
+use crate::store::record::{GRADE_RETRYING, GRADE_WELL, TimeBase};
+use crate::store::{ListQuery, PAGE_MAX, StoreError, Summary};
+use rusqlite::{Connection as Database, Row, ToSql};
+use std::collections::BTreeMap;
+use tokenkeep_core::Timestamp;
+use tokenkeep_core::model::{Connection, ConnectionId, Status};
+use tokio::sync::{mpsc, oneshot};
+
+/// How many reads may wait for one reader; further callers wait for a place.
+pub const QUEUE_MAX: usize = 4_096;
+/// Up to this many connections, a listing by status is found by an index and then sorted.
+const SORTED_MAX: usize = 5_000;
+
+/// Something to be read.
+pub type Read = Box<dyn FnOnce(&Database) + Send>;
+
+/// Works until everybody who could send has gone.
+pub fn run(database: &Database, mut queue: mpsc::Receiver<Read>) {
+    while let Some(read) = queue.blocking_recv() {
+        read(database);
+    }
+}
+
+/// Makes a read of a closure: it gets one snapshot, and what the times in it are counted from.
+pub fn read<T: Send + 'static>(
+    work: impl FnOnce(&Database, TimeBase) -> Result<T, StoreError> + Send + 'static,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+) -> Read {
+    Box::new(move |database| {
+        // A caller that went away needs no answer.
+        let _ = reply.send(in_snapshot(database, work));
+    })
+}
+
+fn in_snapshot<T>(
+    database: &Database,
+    work: impl FnOnce(&Database, TimeBase) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    let snapshot = database.unchecked_transaction().map_err(|cause| fault(&cause))?;
+    let found = work(&snapshot, time_base(&snapshot)?);
+    snapshot.finish().map_err(|cause| fault(&cause))?;
+    found
+}
+
+/// [`crate::store::Store::open_claims`], sealed; what cannot be read is reported and left out.
+pub fn open_claims(
+    database: &Database,
+    base: TimeBase,
+    after: ConnectionId,
+    limit: usize,
+) -> Result<Vec<SealedWork>, StoreError> {
+    let sql = concat!(
+        "SELECT ",
+        columns!(),
+        sealed_columns!(),
+        " FROM schedule s INDEXED BY schedule_open CROSS JOIN connection c ON c.id = s.id \
+         CROSS JOIN token_set t ON t.id = s.id WHERE s.phase = 1 AND s.id > ?1 ORDER BY s.id"
+    );
+    let mut statement = database.prepare_cached(sql).map_err(|cause| fault(&cause))?;
+    let mut rows = statement.query([after.0]).map_err(|cause| fault(&cause))?;
+    let mut found = Vec::new();
+    while found.len() < limit
+        && let Some(row) = rows.next().map_err(|cause| fault(&cause))?
+    {
+        match rows::sealed_work(base, row) {
+            Ok(work) => found.push(work),
+            Err(StoreError::Damaged(what)) => tracing::error!(error = %what, "an open claim cannot be read"),
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(found)
+}
+
+/// [`crate::store::Store::list`].
+pub fn list(
+    database: &Database,
+    base: TimeBase,
+    now: Timestamp,
+    query: &ListQuery,
+) -> Result<Vec<Connection>, StoreError> {
+    let mut filter = Filter::default();
+    let now = filter.value(base.store(now));
+    let narrow = match narrow_by_status(&query.statuses, &now) {
+        Some(narrow) if is_small(database, &narrow, &filter)? => Some(narrow),
+        _ => None,
+    };
+    filter.query(query, &now);
+    let from = match &narrow {
+        Some(narrow) => format!("({narrow}) n CROSS JOIN connection c ON c.id = n.id"),
+        None => "connection c".to_owned(),
+    };
+    let (columns, condition, limit) = (columns!(), filter.condition(), query.limit.min(PAGE_MAX));
+    let sql = format!(
+        "SELECT {columns} FROM {from} CROSS JOIN schedule s ON s.id = c.id CROSS JOIN token_set t ON t.id = s.id \
+         WHERE {condition} ORDER BY c.namespace, c.name LIMIT {limit}"
+    );
+    let mut statement = database.prepare_cached(&sql).map_err(|cause| fault(&cause))?;
+    let mut rows = statement.query(filter.values().as_slice()).map_err(|cause| fault(&cause))?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().map_err(|cause| fault(&cause))? {
+        found.push(rows::loaded(base, row)?.connection);
+    }
+    Ok(found)
+}
+
+/// The conditions of a listing with the values in them.
+#[derive(Default)]
+struct Filter {
+    conditions: Vec<String>,
+    values: Vec<Box<dyn ToSql>>,
+}
+
+impl Filter {
+    fn value(&mut self, value: impl ToSql + 'static) -> String {
+        self.values.push(Box::new(value));
+        format!("?{}", self.values.len())
+    }
+
+    fn values(&self) -> Vec<&dyn ToSql> {
+        self.values.iter().map(AsRef::as_ref).collect()
+    }
+
+    fn condition(&self) -> String {
+        if self.conditions.is_empty() { "TRUE".to_owned() } else { self.conditions.join(" AND ") }
+    }
+
+    fn query(&mut self, query: &ListQuery, now: &str) {
+        if let Some(namespace) = &query.namespace {
+            let namespace = self.value(namespace.clone());
+            self.conditions.push(format!("c.namespace = {namespace}"));
+        }
+        if let Some(after) = &query.after {
+            let (namespace, name) = (self.value(after.namespace().to_owned()), self.value(after.name().to_owned()));
+            self.conditions.push(format!("(c.namespace, c.name) > ({namespace}, {name})"));
+        }
+        if let Some(provider) = &query.provider {
+            let provider = self.value(provider.clone());
+            self.conditions.push(format!("c.provider = {provider}"));
+        }
+        if let Some(text) = &query.name_contains {
+            let text = self.value(text.clone());
+            self.conditions.push(format!("instr(c.name, {text}) > 0"));
+        }
+        if !query.statuses.is_empty() {
+            let any: Vec<_> = query.statuses.iter().map(|status| is_status(*status, now)).collect();
+            self.conditions.push(format!("({})", any.join(" OR ")));
+        }
+        // `now` is always bound, so it is always used.
+        self.conditions.push(format!("{now} IS NOT NULL"));
+    }
+}
+
+/// [`Connection::status`] as a condition on the schedule row.
+fn is_status(status: Status, now: &str) -> String {
+    match status {
+        Status::NeedsReauth => "s.grade = 0".to_owned(),
+        Status::Paused => "s.grade = 1".to_owned(),
+        Status::Held => "s.grade = 2".to_owned(),
+        Status::InDoubt => "s.grade = 3".to_owned(),
+        Status::Expired => format!("(s.grade >= 4 AND s.deadline <= {now})"),
+        Status::Retrying => format!("(s.grade = 4 AND s.deadline > {now})"),
+        Status::Refreshing => format!("(s.grade = 5 AND s.phase = 1 AND s.deadline > {now})"),
+        Status::Fresh => format!("(s.grade = 5 AND s.phase <> 1 AND s.deadline > {now})"),
+    }
+}
+
+/// The connections that may have these statuses, by indexes; `None` where there is no index for it.
+fn narrow_by_status(statuses: &[Status], now: &str) -> Option<String> {
+    let parts: Option<Vec<String>> = statuses.iter().map(|status| by_index(*status, now)).collect();
+    parts.filter(|parts| !parts.is_empty()).map(|parts| parts.join(" UNION "))
+}
+
+fn by_index(status: Status, now: &str) -> Option<String> {
+    let grade = match status {
+        Status::NeedsReauth => 0,
+        Status::Paused => 1,
+        Status::Held => 2,
+        Status::InDoubt => 3,
+        Status::Retrying => 4,
+        Status::Refreshing => return Some("SELECT id FROM schedule INDEXED BY schedule_open WHERE phase = 1".into()),
+        Status::Expired => {
+            return Some(format!(
+                "SELECT id FROM schedule INDEXED BY schedule_end \
+                 WHERE namespace IN (SELECT id FROM namespace) AND deadline <= {now} AND grade >= 4"
+            ));
+        }
+        Status::Fresh => return None,
+    };
+    Some(format!("SELECT id FROM schedule INDEXED BY schedule_trouble WHERE grade = {grade} AND grade < 5"))
+}
+
+fn is_small(database: &Database, narrow: &str, filter: &Filter) -> Result<bool, StoreError> {
+    let sql = format!("SELECT count(*) FROM ({narrow} LIMIT {}) WHERE ?1 IS NOT NULL", SORTED_MAX + 1);
+    let count = || {
+        let mut statement = database.prepare_cached(&sql)?;
+        statement.query_row(filter.values().as_slice(), |row| row.get::<_, i64>(0))
+    };
+    let count = count().map_err(|cause| fault(&cause))?;
+    Ok(usize::try_from(count).is_ok_and(|count| count <= SORTED_MAX))
+}
+
+/// [`crate::store::Store::summary`]: from the kept counts, corrected by what has ended or is claimed now.
+pub fn summary(
+    database: &Database,
+    base: TimeBase,
+    now: Timestamp,
+    namespace: Option<&str>,
+) -> Result<Summary, StoreError> {
+    count(database, base, now, namespace).map_err(|cause| fault(&cause))
+}
+
+/// Which namespaces a count is about; ?1 is a name or NULL.
+const NAMESPACES: &str = "(SELECT id FROM namespace WHERE ?1 IS NULL OR name = ?1)";
+
+fn count(
+    database: &Database,
+    base: TimeBase,
+    now: Timestamp,
+    namespace: Option<&str>,
+) -> rusqlite::Result<Summary> {
+    let now = base.store(now);
+    let grades = counts(
+        database,
+        &format!(
+            "SELECT grade, sum(connections) FROM tally WHERE namespace IN {NAMESPACES} AND ?2 IS NOT NULL GROUP BY grade"
+        ),
+        (namespace, now),
+    )?;
+    let ended = counts(
+        database,
+        &format!(
+            "SELECT grade, count(*) FROM schedule INDEXED BY schedule_end \
+             WHERE namespace IN {NAMESPACES} AND deadline <= ?2 AND grade >= 4 GROUP BY grade"
+        ),
+        (namespace, now),
+    )?;
+    let refreshing = number(
+        database,
+        &format!(
+            "SELECT count(*) FROM schedule INDEXED BY schedule_open \
+             WHERE phase = 1 AND grade = 5 AND deadline > ?2 AND namespace IN {NAMESPACES}"
+        ),
+        (namespace, now),
+    )?;
+    Ok(Summary {
+        by_status: by_status(&grades, &ended, refreshing.unwrap_or(0)),
+        next_due_at: next_due(database, namespace)?.map(|at| base.load(at)),
+        earliest_expiry: number(
+            database,
+            &format!(
+                "SELECT min((SELECT min(deadline) FROM schedule INDEXED BY schedule_end \
+                 WHERE namespace = n.id AND deadline > ?2)) FROM namespace n WHERE n.id IN {NAMESPACES}"
+            ),
+            (namespace, now),
+        )?
+        .filter(|deadline| *deadline != i64::MAX)
+        .map(|at| base.load(at)),
+    })
+}
+
+/// Only a namespace's own due times are looked for; without a namespace each provider's first one is enough.
+fn next_due(database: &Database, namespace: Option<&str>) -> rusqlite::Result<Option<i64>> {
+    let condition = match namespace {
+        Some(_) => "AND namespace = (SELECT id FROM namespace WHERE name = ?1)",
+        None => "AND ?1 IS NULL",
+    };
+    let sql = format!(
+        "SELECT min((SELECT claim_at FROM schedule INDEXED BY schedule_due \
+         WHERE provider = p.id AND claim_at IS NOT NULL {condition} ORDER BY claim_at LIMIT 1)) FROM provider p"
+    );
+    number(database, &sql, [namespace])
+}
+
+fn by_status(grades: &BTreeMap<i64, i64>, ended: &BTreeMap<i64, i64>, refreshing: i64) -> BTreeMap<Status, u64> {
+    let all = |grade| grades.get(&grade).copied().unwrap_or(0);
+    let over = |grade| ended.get(&grade).copied().unwrap_or(0);
+    let counts = [
+        (Status::NeedsReauth, all(0)),
+        (Status::Paused, all(1)),
+        (Status::Held, all(2)),
+        (Status::InDoubt, all(3)),
+        (Status::Expired, over(GRADE_RETRYING) + over(GRADE_WELL)),
+        (Status::Retrying, all(GRADE_RETRYING) - over(GRADE_RETRYING)),
+        (Status::Refreshing, refreshing),
+        (Status::Fresh, all(GRADE_WELL) - over(GRADE_WELL) - refreshing),
+    ];
+    let positive = |(status, count)| u64::try_from(count).ok().filter(|count| *count > 0).map(|count| (status, count));
+    counts.into_iter().filter_map(positive).collect()
+}
+
+fn counts(database: &Database, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<BTreeMap<i64, i64>> {
+    let pair = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    database.prepare_cached(sql)?.query_map(values, pair)?.collect()
+}
+
+fn number(database: &Database, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<Option<i64>> {
+    database.prepare_cached(sql)?.query_row(values, |row| row.get(0))
+}

@@ -1,0 +1,328 @@
+//! The database file: how it is made, recognised, opened and migrated.
+
+use super::fault;
+use crate::seal::Sealer;
+use crate::store::StoreError;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// What tells a Tokenkeep database from others: `TkKp`.
+const APPLICATION_ID: i64 = 0x546b_4b70;
+/// How long a connection waits for another that holds a lock; ours hold none for long.
+const BUSY_WAIT: Duration = Duration::from_secs(5);
+/// Page cache of the connection that writes, in KiB.
+const WRITER_CACHE_KIB: i64 = 8 * 1024;
+/// Page cache of each connection that reads, in KiB.
+const READER_CACHE_KIB: i64 = 2 * 1024;
+/// Prepared statements kept by each connection.
+const STATEMENTS_MAX: usize = 64;
+
+/// One step for each version; the last one's number is the version that this Tokenkeep writes.
+const MIGRATIONS: &[&str] = &[VERSION_1];
+
+const VERSION_1: &str = "
+    CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE namespace (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+    CREATE TABLE provider (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
+
+    -- What a claim reads and writes. Written in small pieces, often.
+    CREATE TABLE schedule (
+        id INTEGER PRIMARY KEY,
+        namespace INTEGER NOT NULL,
+        provider INTEGER NOT NULL,
+        grant_number INTEGER NOT NULL,
+        generation INTEGER NOT NULL,
+        attempt INTEGER NOT NULL,
+        committed INTEGER NOT NULL,
+        phase INTEGER NOT NULL,
+        waiting INTEGER NOT NULL,
+        failures INTEGER NOT NULL,
+        doubt_sent_at INTEGER,
+        doubt_step INTEGER,
+        due_at INTEGER,
+        claimed_at INTEGER,
+        holder_boot INTEGER,
+        holder_process INTEGER,
+        holder_worker INTEGER,
+        holder_incarnation INTEGER,
+        ended_cause TEXT,
+        ended_at INTEGER,
+        paused INTEGER NOT NULL,
+        hold_cause TEXT,
+        probe_at INTEGER,
+        claim_at INTEGER,
+        deadline INTEGER NOT NULL,
+        grade INTEGER NOT NULL,
+        failed_at INTEGER,
+        issued_at INTEGER NOT NULL,
+        row_check INTEGER NOT NULL
+    ) STRICT;
+    -- Claims: the longest due of a provider, with what chooses among them.
+    CREATE INDEX schedule_due ON schedule (provider, claim_at, id, deadline, namespace) WHERE claim_at IS NOT NULL;
+    -- After an outage: what waits in a retry, by the end of its access token.
+    CREATE INDEX schedule_retry ON schedule (provider, deadline, failed_at)
+        WHERE waiting = 1 AND hold_cause IS NULL AND claim_at IS NOT NULL;
+    CREATE INDEX schedule_open ON schedule (id) WHERE phase = 1;
+    -- Counts. A claim changes none of these columns, so it does not touch this index.
+    CREATE INDEX schedule_end ON schedule (namespace, deadline, grade);
+    -- What needs somebody's attention: few rows, found without a scan.
+    CREATE INDEX schedule_trouble ON schedule (grade) WHERE grade < 5;
+    CREATE TABLE tally (
+        namespace INTEGER NOT NULL,
+        grade INTEGER NOT NULL,
+        connections INTEGER NOT NULL,
+        PRIMARY KEY (namespace, grade)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE connection (
+        id INTEGER PRIMARY KEY,
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        provider TEXT NOT NULL,
+        labels TEXT NOT NULL,
+        created_at INTEGER NOT NULL,
+        row_check INTEGER NOT NULL,
+        UNIQUE (namespace, name)
+    ) STRICT;
+
+    CREATE TABLE token_set (
+        id INTEGER PRIMARY KEY,
+        record TEXT NOT NULL,
+        token_type TEXT,
+        fingerprint BLOB,
+        used BLOB NOT NULL,
+        row_check INTEGER NOT NULL,
+        access BLOB,
+        refresh BLOB,
+        extra BLOB
+    ) STRICT;
+
+    -- The newest row is never removed, so no number is used twice.
+    CREATE TABLE event (
+        id INTEGER PRIMARY KEY,
+        at INTEGER NOT NULL,
+        kind TEXT NOT NULL,
+        subject INTEGER,
+        namespace TEXT,
+        name TEXT,
+        code TEXT,
+        message TEXT NOT NULL,
+        data TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX event_subject ON event (subject) WHERE subject IS NOT NULL;
+";
+
+/// The newest schema version that this Tokenkeep knows.
+pub const fn known_version() -> i64 {
+    MIGRATIONS.len() as i64
+}
+
+/// Makes the database if there is none, checks it, and brings it to the newest version.
+///
+/// # Errors
+/// Whatever is wrong, nothing has been changed: [`StoreError::Damaged`], [`StoreError::Newer`], or
+/// [`StoreError::Unusable`].
+pub fn prepare(path: &Path, sealer: &Sealer) -> Result<(), StoreError> {
+    if !exists(path)? {
+        create(path, sealer)?;
+    }
+    let version = examine(path, sealer)?;
+    restrict(path)?;
+    if version < known_version() {
+        migrate(&mut writer(path)?, version)?;
+    }
+    Ok(())
+}
+
+fn exists(path: &Path) -> Result<bool, StoreError> {
+    let there = |path: &Path| path.try_exists().map_err(|cause| unusable(path, &cause));
+    if there(path)? {
+        return Ok(true);
+    }
+    let wal = beside(path, "-wal");
+    if there(&wal)? {
+        let what = "is there without its database: put the database file back, or move this file away";
+        return Err(StoreError::Damaged(format!("{} {what}; nothing was changed", wal.display())));
+    }
+    Ok(false)
+}
+
+/// Makes a database under another name and renames it, so that there is never half of one.
+fn create(path: &Path, sealer: &Sealer) -> Result<(), StoreError> {
+    let draft = beside(path, ".new");
+    for leftover in ["", "-wal", "-shm", "-journal"] {
+        remove_if_there(&beside(&draft, leftover))?;
+    }
+    std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&draft)
+        .map_err(|cause| unusable(&draft, &cause))?;
+    let mut database = writer(&draft)?;
+    database.pragma_update(None, "application_id", APPLICATION_ID).map_err(|cause| fault(&cause))?;
+    migrate(&mut database, 0)?;
+    identify(&database, sealer)?;
+    database.close().map_err(|(_, cause)| fault(&cause))?;
+    settle(&draft, path).map_err(|cause| unusable(path, &cause))
+}
+
+fn settle(draft: &Path, path: &Path) -> std::io::Result<()> {
+    File::open(draft)?.sync_all()?;
+    std::fs::rename(draft, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The store's identity, and the value by which the right master key is known.
+fn identify(database: &Connection, sealer: &Sealer) -> Result<(), StoreError> {
+    let mut id = [0; 8];
+    aws_lc_rs::rand::fill(&mut id).map_err(|_| StoreError::Unusable("the system gives no random bytes".into()))?;
+    let mut put = database.prepare("INSERT INTO meta (key, value) VALUES (?1, ?2)").map_err(|cause| fault(&cause))?;
+    put.execute(("store_id", i64::from_le_bytes(id))).map_err(|cause| fault(&cause))?;
+    put.execute(("key_check", sealer.check_value())).map_err(|cause| fault(&cause))?;
+    Ok(())
+}
+
+/// Reads who wrote the file and for which key; changes nothing, not even by closing it.
+fn examine(path: &Path, sealer: &Sealer) -> Result<i64, StoreError> {
+    check_header(path)?;
+    let has_log = std::fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0);
+    let database = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let damaged = |cause: rusqlite::Error| at_opening(path, &cause);
+    // Closing would copy the log into the file; without a log, closing removes the empty one it made.
+    database.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log).map_err(damaged)?;
+    let found: i64 = database.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(damaged)?;
+    let application: i64 = database.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(damaged)?;
+    if application != APPLICATION_ID || found < 1 {
+        return Err(StoreError::Damaged(format!(
+            "{} is a database of another program; nothing was changed: name another file as the store",
+            path.display()
+        )));
+    }
+    if found > known_version() {
+        return Err(StoreError::Newer { found, known: known_version() });
+    }
+    let key_check: Option<Vec<u8>> = database
+        .query_row("SELECT value FROM meta WHERE key = 'key_check'", [], |row| row.get(0))
+        .optional()
+        .map_err(damaged)?;
+    if key_check.is_none_or(|stored| stored != sealer.check_value()) {
+        return Err(StoreError::Damaged(format!(
+            "{} was sealed under another master key; nothing was changed: put the master key back that belongs to it",
+            path.display()
+        )));
+    }
+    Ok(found)
+}
+
+/// What SQLite itself would take for an empty database, or would only notice later.
+fn check_header(path: &Path) -> Result<(), StoreError> {
+    const MAGIC: &[u8] = b"SQLite format 3\0";
+    let mut header = Vec::with_capacity(100);
+    let read = File::open(path).and_then(|file| file.take(100).read_to_end(&mut header));
+    read.map_err(|cause| unusable(path, &cause))?;
+    if header.len() < 100 || !header.starts_with(MAGIC) {
+        let what = if header.len() < 100 { "is cut off" } else { "is no database" };
+        return Err(StoreError::Damaged(format!("{} {what}; nothing was changed: {RESTORE}", path.display())));
+    }
+    Ok(())
+}
+
+const RESTORE: &str = "restore it from a backup, or move it away to start with an empty store";
+
+/// An error at opening, with the file's name and what to do.
+pub fn at_opening(path: &Path, cause: &rusqlite::Error) -> StoreError {
+    match fault(cause) {
+        StoreError::Damaged(what) => {
+            StoreError::Damaged(format!("{}: {what}; nothing was changed: {RESTORE}", path.display()))
+        }
+        StoreError::Unusable(what) => StoreError::Unusable(format!("{}: {what}", path.display())),
+        other => other,
+    }
+}
+
+/// Applies what is missing, each step in its own transaction together with its number.
+fn migrate(database: &mut Connection, from: i64) -> Result<(), StoreError> {
+    for (step, version) in MIGRATIONS.iter().zip(1..).filter(|(_, version)| *version > from) {
+        let run = |database: &mut Connection| {
+            let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.execute_batch(step)?;
+            transaction.pragma_update(None, "user_version", version)?;
+            transaction.commit()
+        };
+        run(database).map_err(|cause: rusqlite::Error| fault(&cause))?;
+    }
+    Ok(())
+}
+
+/// Opens a connection that writes.
+///
+/// # Errors
+/// [`StoreError`] as SQLite gave it.
+pub fn writer(path: &Path) -> Result<Connection, StoreError> {
+    let database = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let configure = || {
+        database.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        database.pragma_update(None, "synchronous", "FULL")?;
+        database.pragma_update_and_check(None, "wal_autocheckpoint", 0, |_| Ok(()))?;
+        database.pragma_update_and_check(None, "secure_delete", true, |_| Ok(()))?;
+        database.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)
+    };
+    configure().map_err(|cause| at_opening(path, &cause))?;
+    Ok(database)
+}
+
+/// Opens a connection that only reads.
+///
+/// # Errors
+/// [`StoreError`] as SQLite gave it.
+pub fn reader(path: &Path) -> Result<Connection, StoreError> {
+    let database = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    database
+        .pragma_update(None, "cache_size", -READER_CACHE_KIB)
+        .map_err(|cause| at_opening(path, &cause))?;
+    Ok(database)
+}
+
+fn open(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let database = Connection::open_with_flags(path, flags).map_err(|cause| at_opening(path, &cause))?;
+    database.busy_timeout(BUSY_WAIT).map_err(|cause| at_opening(path, &cause))?;
+    database.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+    Ok(database)
+}
+
+/// Takes the file away from everybody else; SQLite gives its companions the same mode.
+fn restrict(path: &Path) -> Result<(), StoreError> {
+    let restrict = || {
+        let found = std::fs::metadata(path)?.permissions().mode() & 0o7777;
+        if found == 0o600 { Ok(()) } else { std::fs::set_permissions(path, PermissionsExt::from_mode(0o600)) }
+    };
+    restrict().map_err(|cause| unusable(path, &cause))
+}
+
+/// The path of a companion of the database file.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+fn remove_if_there(path: &Path) -> Result<(), StoreError> {
+    match std::fs::remove_file(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(unusable(path, &cause)),
+        _ => Ok(()),
+    }
+}
+
+fn unusable(path: &Path, cause: &std::io::Error) -> StoreError {
+    StoreError::Unusable(format!("{}: {cause}", path.display()))
+}
