@@ -122,8 +122,21 @@ async fn claim_due(store: &dyn Store, now: i64, limit: usize) -> Claimed {
     store.claim_due(at(now), holder(1), &[quota(limit)]).await.expect("claims are taken")
 }
 
+/// Claims a connection as it is found at this moment.
+pub(crate) async fn claim_as_seen(
+    store: &dyn Store,
+    now: Timestamp,
+    holder: Holder,
+    key: &ConnectionKey,
+) -> Result<ClaimOne, super::StoreError> {
+    match store.get(key).await? {
+        Some(seen) => store.claim_one(now, holder, &seen).await,
+        None => Ok(ClaimOne::Absent),
+    }
+}
+
 async fn claim_one(store: &dyn Store, now: i64, name: &str) -> Work {
-    match store.claim_one(at(now), holder(1), &key(name)).await.expect("a claim is taken") {
+    match claim_as_seen(store, at(now), holder(1), &key(name)).await.expect("a claim is taken") {
         ClaimOne::Claimed(work) => *work,
         other => panic!("{name}: {other:?}"),
     }

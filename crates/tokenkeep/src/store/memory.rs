@@ -143,8 +143,7 @@ impl Contents {
     fn claim(&mut self, now: Timestamp, holder: Holder, quota: &Quota) -> Vec<Work> {
         let limit = quota.limit.min(CLAIM_BATCH_MAX);
         let of_provider = || self.rows.values().map(|row| &row.connection).filter(|c| c.provider == quota.provider);
-        let mut due: Vec<_> =
-            of_provider().filter(|c| c.due_at().is_some_and(|due_at| due_at <= now)).collect();
+        let mut due: Vec<_> = of_provider().filter(|c| c.due_at().is_some_and(|due_at| due_at <= now)).collect();
         due.sort_by_key(|c| (c.due_at(), c.id));
         due.truncate(4 * limit);
         if let Some(before) = quota.recover_before {
@@ -211,11 +210,11 @@ impl Store for MemoryStore {
         Ok(claimed)
     }
 
-    async fn claim_one(&self, now: Timestamp, holder: Holder, key: &ConnectionKey) -> Result<ClaimOne, StoreError> {
+    async fn claim_one(&self, now: Timestamp, holder: Holder, seen: &Connection) -> Result<ClaimOne, StoreError> {
         let mut contents = self.contents();
-        let Some(row) = contents.row_mut(key) else { return Ok(ClaimOne::Absent) };
-        if !rules::is_claimable_now(&row.connection) {
-            return Ok(ClaimOne::NotClaimable(Box::new(row.connection.clone())));
+        let Some(row) = contents.row_mut(&seen.key) else { return Ok(ClaimOne::Absent) };
+        if !rules::is_claimable_now(&row.connection, seen) {
+            return Ok(ClaimOne::NotClaimable);
         }
         let id = row.connection.id;
         Ok(contents.claim_row(now, holder, id).map_or(ClaimOne::Absent, |work| ClaimOne::Claimed(Box::new(work))))
@@ -311,9 +310,11 @@ impl Store for MemoryStore {
 
     async fn open_claims(&self, after: ConnectionId, limit: usize) -> Result<Vec<Work>, StoreError> {
         let contents = self.contents();
-        let open = contents.rows.range(after..).map(|(_, row)| row).filter(|row| {
-            row.connection.id > after && matches!(row.connection.state, State::Claimed { .. })
-        });
+        let open = contents
+            .rows
+            .range(after..)
+            .map(|(_, row)| row)
+            .filter(|row| row.connection.id > after && matches!(row.connection.state, State::Claimed { .. }));
         Ok(open.take(limit).map(Row::work).collect())
     }
 

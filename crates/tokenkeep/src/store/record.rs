@@ -327,8 +327,7 @@ pub fn connection(
     let id = schedule.id;
     let stored: Record =
         serde_json::from_str(&record.record).map_err(|cause| damage(id, format_args!("its record: {cause}")))?;
-    let labels =
-        serde_json::from_str(&name.labels).map_err(|cause| damage(id, format_args!("its labels: {cause}")))?;
+    let labels = serde_json::from_str(&name.labels).map_err(|cause| damage(id, format_args!("its labels: {cause}")))?;
     let key = ConnectionKey::new(name.namespace.as_str(), name.name.as_str()).map_err(|cause| damage(id, cause))?;
     let times = stored.times;
     Ok(Connection {
@@ -492,7 +491,8 @@ pub fn push_used(used: &mut Vec<Fingerprint>, replaced: Option<Fingerprint>, new
 /// The checksum over what a schedule row says; what follows from other fields is left out.
 pub fn schedule_check(row: &ScheduleRow) -> i64 {
     let mut sum = Checksum::default();
-    for number in [row.id, row.grant, row.generation, row.attempt, row.committed, row.phase, row.waiting, row.failures] {
+    for number in [row.id, row.grant, row.generation, row.attempt, row.committed, row.phase, row.waiting, row.failures]
+    {
         sum.number(Some(number));
     }
     for number in [row.doubt_sent_at, row.doubt_step, row.due_at, row.claimed_at, row.ended_at, row.probe_at] {

@@ -61,8 +61,12 @@ pub fn claimed(now: Timestamp, stored: &Connection, holder: Holder) -> Option<Co
 }
 
 /// Whether [`super::Store::claim_one`] may claim it.
-pub fn is_claimable_now(stored: &Connection) -> bool {
-    matches!(stored.state, State::Ready { .. }) && !stored.paused && stored.hold.is_none()
+pub fn is_claimable_now(stored: &Connection, seen: &Connection) -> bool {
+    stored.id == seen.id
+        && (stored.grant, stored.attempt) == (seen.grant, seen.attempt)
+        && matches!(stored.state, State::Ready { .. })
+        && !stored.paused
+        && stored.hold.is_none()
 }
 
 /// Whether [`super::Quota::recover_before`] reaches it.

@@ -71,7 +71,8 @@ impl Numbers {
 /// A number by which a connection's events are found; two names may share one (FNV-1a).
 fn subject(key: &ConnectionKey) -> i64 {
     let bytes = key.namespace().bytes().chain([0]).chain(key.name().bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
     hash.cast_signed()
 }
 

@@ -146,12 +146,8 @@ impl SqliteStore {
         let store_id = ops::meta::<i64>(&writer, "store_id").map_err(in_file)?;
         let store_id = store_id.ok_or_else(|| in_file(StoreError::Damaged("its identity is missing".into())))?;
         let claims = open_claims(&writer).map_err(in_file)?;
-        let shared = Arc::new(Shared {
-            sealer,
-            open_claims: Mutex::new(claims),
-            transactions: AtomicU64::new(0),
-            events_max,
-        });
+        let shared =
+            Arc::new(Shared { sealer, open_claims: Mutex::new(claims), transactions: AtomicU64::new(0), events_max });
         let (schedule, copier) =
             checkpoint::pair(&mut writer, schema::writer(path)?).map_err(|cause| in_file(fault(&cause)))?;
         let (jobs, queue) = mpsc::channel(writer::QUEUE_MAX);
@@ -284,11 +280,7 @@ impl SqliteStore {
         threads.as_ref().map(choose).ok_or(StoreError::Closed)
     }
 
-    async fn answered<T>(
-        &self,
-        sent: bool,
-        answer: oneshot::Receiver<Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
+    async fn answered<T>(&self, sent: bool, answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
         let gone = || StoreError::Unusable("a thread of the store has ended: restart Tokenkeep".to_owned());
         let answer = if sent { answer.await.map_err(|_| gone()) } else { Err(gone()) };
         answer.flatten().map_err(|error| at_file(&self.path, error))
@@ -326,11 +318,11 @@ impl Store for SqliteStore {
         Ok(Claimed { work: self.open_all(now, claims.work).await?, next_due: claims.next_due })
     }
 
-    async fn claim_one(&self, now: Timestamp, holder: Holder, key: &ConnectionKey) -> Result<ClaimOne, StoreError> {
-        let key = key.clone();
-        let work = match self.write(RECORD_BYTES, move |batch| batch.claim_one(now, holder, &key)).await? {
+    async fn claim_one(&self, now: Timestamp, holder: Holder, seen: &Connection) -> Result<ClaimOne, StoreError> {
+        let seen = seen.clone();
+        let work = match self.write(RECORD_BYTES, move |batch| batch.claim_one(now, holder, &seen)).await? {
             SealedClaimOne::Claimed(work) => *work,
-            SealedClaimOne::NotClaimable(connection) => return Ok(ClaimOne::NotClaimable(connection)),
+            SealedClaimOne::NotClaimable => return Ok(ClaimOne::NotClaimable),
             SealedClaimOne::Absent => return Ok(ClaimOne::Absent),
         };
         let (id, attempt) = (work.connection.id, work.connection.attempt);

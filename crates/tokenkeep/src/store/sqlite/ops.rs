@@ -121,7 +121,7 @@ pub enum SealedClaimOne {
     /// It is yours.
     Claimed(Box<SealedWork>),
     /// It cannot be claimed.
-    NotClaimable(Box<Connection>),
+    NotClaimable,
     /// There is no such connection.
     Absent,
 }
@@ -267,14 +267,17 @@ impl<'a> Batch<'a> {
         &mut self,
         now: Timestamp,
         holder: Holder,
-        key: &ConnectionKey,
+        seen: &Connection,
     ) -> Result<SealedClaimOne, StoreError> {
-        let Some(id) = rows::id_of(self.database, key)? else { return Ok(SealedClaimOne::Absent) };
+        let id = seen.id.0;
+        if rows::id_of(self.database, &seen.key)? != Some(id) {
+            return Ok(SealedClaimOne::Absent);
+        }
         let Some(stored) = rows::load_sealed(self.database, self.base(), id)? else {
             return Err(record::damage(id, "it has a name, but no schedule or no token set"));
         };
-        if !rules::is_claimable_now(&stored.connection) {
-            return Ok(SealedClaimOne::NotClaimable(Box::new(stored.connection)));
+        if !rules::is_claimable_now(&stored.connection, seen) {
+            return Ok(SealedClaimOne::NotClaimable);
         }
         let claimed = self.claim(now, holder, stored)?;
         Ok(claimed.map_or(SealedClaimOne::Absent, |work| SealedClaimOne::Claimed(Box::new(work))))

@@ -217,12 +217,7 @@ pub fn summary(
 /// Which namespaces a count is about; ?1 is a name or NULL.
 const NAMESPACES: &str = "(SELECT id FROM namespace WHERE ?1 IS NULL OR name = ?1)";
 
-fn count(
-    database: &Database,
-    base: TimeBase,
-    now: Timestamp,
-    namespace: Option<&str>,
-) -> rusqlite::Result<Summary> {
+fn count(database: &Database, base: TimeBase, now: Timestamp, namespace: Option<&str>) -> rusqlite::Result<Summary> {
     let now = base.store(now);
     let grades = counts(
         database,

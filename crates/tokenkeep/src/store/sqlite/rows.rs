@@ -295,9 +295,11 @@ pub fn update_schedule(database: &Database, row: &ScheduleRow) -> rusqlite::Resu
 /// Writes the labels.
 pub fn update_name(database: &Database, connection: &Connection) -> rusqlite::Result<()> {
     let (id, name) = (connection.id.0, record::name_row(connection));
-    database
-        .prepare_cached("UPDATE connection SET labels = ?2, row_check = ?3 WHERE id = ?1")?
-        .execute(params![id, name.labels, record::name_check(id, &name)])?;
+    database.prepare_cached("UPDATE connection SET labels = ?2, row_check = ?3 WHERE id = ?1")?.execute(params![
+        id,
+        name.labels,
+        record::name_check(id, &name)
+    ])?;
     Ok(())
 }
 
@@ -344,9 +346,11 @@ pub fn update_record(
 ) -> rusqlite::Result<()> {
     let id = connection.id.0;
     let row = RecordRow { record: record::record_json(base, connection), ..stored.clone() };
-    database
-        .prepare_cached("UPDATE token_set SET record = ?2, row_check = ?3 WHERE id = ?1")?
-        .execute(params![id, row.record, record::record_check(id, &row)])?;
+    database.prepare_cached("UPDATE token_set SET record = ?2, row_check = ?3 WHERE id = ?1")?.execute(params![
+        id,
+        row.record,
+        record::record_check(id, &row)
+    ])?;
     Ok(())
 }
 

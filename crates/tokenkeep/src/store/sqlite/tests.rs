@@ -6,6 +6,7 @@ mod space;
 
 use super::*;
 use crate::store::conformance;
+use crate::store::conformance::claim_as_seen;
 use crate::store::memory::MemoryStore;
 use crate::store::{EventKind, HoldChange};
 use std::os::unix::fs::PermissionsExt;
@@ -220,9 +221,8 @@ async fn a_number_is_not_used_again_after_its_connection_and_a_restart() {
 #[tokio::test]
 async fn only_its_owner_may_read_it() {
     let place = Place::new();
-    let mode = |suffix: &str| {
-        std::fs::metadata(schema::beside(&place.path, suffix)).unwrap().permissions().mode() & 0o7777
-    };
+    let mode =
+        |suffix: &str| std::fs::metadata(schema::beside(&place.path, suffix)).unwrap().permissions().mode() & 0o7777;
     let store = place.open().unwrap();
     filled(&store).await;
     assert_eq!(["", "-wal", "-shm"].map(mode), [0o600; 3]);
@@ -287,7 +287,7 @@ async fn times_move_together_as_in_the_store_in_memory() {
         let mut c = new_grant("c");
         (c.due_at, c.times.expires_at, c.times.consent_expires_at) = (Timestamp::NEVER, None, Some(at(9)));
         store.grant(at(0), vec![new_grant("a"), new_grant("b"), c]).await.unwrap();
-        store.claim_one(at(1), HOLDER, &key("b")).await.unwrap();
+        claim_as_seen(store, at(1), HOLDER, &key("b")).await.unwrap();
     }
     store.shift_times(-5_000).await.unwrap();
     model.shift_times(-5_000);

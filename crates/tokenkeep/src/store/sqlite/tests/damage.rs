@@ -1,6 +1,7 @@
 //! Damaged, foreign and newer files.
 
 use super::*;
+use crate::store::conformance::claim_as_seen;
 use tokenkeep_core::model::Status;
 
 /// A closed store with one connection, checkpointed into one file.
@@ -178,7 +179,7 @@ async fn a_claim_by_name_of_damaged_secrets_is_given_back() {
     let store = place.open().unwrap();
     store.grant(at(0), vec![new_grant("a")]).await.unwrap();
     place.sql("UPDATE token_set SET refresh = zeroblob(60)");
-    let error = store.claim_one(at(1), HOLDER, &key("a")).await.unwrap_err();
+    let error = claim_as_seen(&store, at(1), HOLDER, &key("a")).await.unwrap_err();
     assert!(error.to_string().contains("refresh token"), "{error}");
     let connection = store.get(&key("a")).await.unwrap().unwrap();
     assert!(matches!(connection.state, State::Ready { .. }), "{connection:?}");
