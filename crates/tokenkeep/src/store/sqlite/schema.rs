@@ -193,8 +193,8 @@ fn identify(database: &Connection, sealer: &Sealer) -> Result<(), StoreError> {
 
 /// Reads who wrote the file and for which key; changes nothing, not even by closing it.
 fn examine(path: &Path, sealer: &Sealer) -> Result<i64, StoreError> {
-    check_header(path)?;
     let has_log = std::fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0);
+    check_length(path, has_log)?;
     let database = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let damaged = |cause: rusqlite::Error| at_opening(path, &cause);
     // Closing would copy the log into the file; without a log, closing removes the empty one it made.
@@ -223,17 +223,36 @@ fn examine(path: &Path, sealer: &Sealer) -> Result<i64, StoreError> {
     Ok(found)
 }
 
-/// What SQLite itself would take for an empty database, or would only notice later.
-fn check_header(path: &Path) -> Result<(), StoreError> {
+/// What SQLite itself would take for an empty database, or would not notice.
+fn check_length(path: &Path, has_log: bool) -> Result<(), StoreError> {
     const MAGIC: &[u8] = b"SQLite format 3\0";
-    let mut header = Vec::with_capacity(100);
-    let read = File::open(path).and_then(|file| file.take(100).read_to_end(&mut header));
-    read.map_err(|cause| unusable(path, &cause))?;
-    if header.len() < 100 || !header.starts_with(MAGIC) {
-        let what = if header.len() < 100 { "is cut off" } else { "is no database" };
-        return Err(StoreError::Damaged(format!("{} {what}; nothing was changed: {RESTORE}", path.display())));
-    }
-    Ok(())
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    let read = File::open(path).and_then(|file| {
+        let length = file.metadata()?.len();
+        file.take(HEADER_BYTES as u64).read_to_end(&mut header).map(|_| length)
+    });
+    let length = read.map_err(|cause| unusable(path, &cause))?;
+    let what = match header.first_chunk::<HEADER_BYTES>() {
+        None => "is cut off",
+        Some(header) if !header.starts_with(MAGIC) => "is no database",
+        // After a crash the rest may still be in the log; SQLite looks there itself.
+        Some(header) if !has_log && length < said_length(header) => "is cut off",
+        Some(_) => return Ok(()),
+    };
+    Err(StoreError::Damaged(format!("{} {what}; nothing was changed: {RESTORE}", path.display())))
+}
+
+/// The length of the header of a database file.
+const HEADER_BYTES: usize = 100;
+
+/// How long the file is by its own header: page size times number of pages.
+fn said_length(header: &[u8; HEADER_BYTES]) -> u64 {
+    let page_bytes = match u16::from_be_bytes([header[16], header[17]]) {
+        1 => 65_536,
+        bytes => u64::from(bytes),
+    };
+    let pages = u32::from_be_bytes([header[28], header[29], header[30], header[31]]);
+    page_bytes * u64::from(pages)
 }
 
 const RESTORE: &str = "restore it from a backup, or move it away to start with an empty store";
