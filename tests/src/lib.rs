@@ -1,1 +1,3 @@
-//! Whole-system tests.
+//! Whole-system tests of Tokenkeep: the simulation here, real servers and processes under `tests/`.
+
+pub mod sim;

@@ -1,2 +1,31 @@
-//! The binary.
-fn main() {}
+//! The binary `tokenkeep`: the daemon, and the commands that ask it.
+
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod api;
+mod cli;
+mod client;
+mod commands;
+mod config;
+mod daemon;
+mod env;
+mod error;
+mod logging;
+mod output;
+mod server;
+mod span;
+mod state_dir;
+mod suggest;
+
+use clap::Parser as _;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match commands::run(cli::Cli::parse()) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output::to_stderr(&error.report());
+            error.exit().into()
+        }
+    }
+}

@@ -76,7 +76,7 @@ mod tests {
         let events = Events::default();
         let (seen, all_seen) = mpsc::channel();
         let (release, wait) = mpsc::channel::<()>();
-        events.on_event(move |_| drop(wait.recv())).unwrap();
+        events.on_event(move |_| assert!(wait.recv().is_err())).unwrap();
         events.on_event(|_| panic!("handler")).unwrap();
         events.on_event(move |event| seen.send(event.id).unwrap()).unwrap();
         for id in 1..=3 {

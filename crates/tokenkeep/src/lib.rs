@@ -6,12 +6,16 @@ pub mod endpoint;
 pub mod engine;
 pub mod error;
 pub mod events;
+mod import;
 pub mod journal;
+pub mod keep;
 pub mod seal;
 pub mod store;
 mod tokens;
 
 pub use config::{Config, Provider};
 pub use error::Error;
+pub use import::{Import, Imported, TOKEN_SET_BYTES_MAX};
+pub use keep::{RefreshAsk, Refreshed, TokenAsk, TokenKeep};
 pub use tokenkeep_core as core;
 pub use tokens::{CACHED_TOKENS_MAX, Handed, Token, Warning};

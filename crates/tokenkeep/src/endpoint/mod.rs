@@ -1,6 +1,11 @@
 //! HTTP/1.1 to providers, with one thing that HTTP clients do not usually tell: whether a request that
 //! failed was provably *unsent*, or whether nobody knows.
 
+mod dial;
+pub mod http;
+mod pool;
+mod target;
+
 use async_trait::async_trait;
 use std::time::Duration;
 use tokenkeep_core::Failure;

@@ -1,5 +1,11 @@
 //! The small preallocated file where a raw answer is made durable before anything reads it (protocol 4).
 
+mod disk;
+pub mod file;
+mod layout;
+mod places;
+mod sync;
+
 use async_trait::async_trait;
 use tokenkeep_core::Timestamp;
 use tokenkeep_core::model::AttemptRef;

@@ -224,6 +224,7 @@ pub fn due_if_issued_after(now: Timestamp, stored: &Connection) -> Option<Connec
 }
 
 /// `stored` with each of its times moved by so many milliseconds.
+#[cfg(any(test, feature = "test-suite"))]
 pub fn shifted(stored: &Connection, by_ms: i64) -> Connection {
     let mut next = stored.clone();
     let shift = |time: &mut Timestamp| *time = time.shifted(by_ms);
@@ -249,6 +250,7 @@ pub fn shifted(stored: &Connection, by_ms: i64) -> Connection {
     next
 }
 
+#[cfg(any(test, feature = "test-suite"))]
 fn shift_doubt(waiting: &mut Waiting, by_ms: i64) {
     if let Waiting::InDoubt(doubt) = waiting {
         doubt.first_sent_at = doubt.first_sent_at.shifted(by_ms);

@@ -1,0 +1,175 @@
+//! `/v1/connections` and what can be done to one.
+
+use super::Api;
+use super::import::{self, JSON_MAX};
+use super::json::{ConnectionJson, Page, ResumedJson, Times};
+use super::params::{Named, Params, key};
+use super::problem::Problem;
+use axum::Json;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use tokenkeep::store::ListQuery;
+use tokenkeep::{RefreshAsk, Refreshed};
+use tokenkeep_core::model::{DEFAULT_NAMESPACE, Status, check_name};
+
+/// A page of one namespace, in the order of names.
+pub async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<Page<ConnectionJson>>, Problem> {
+    let query = read_list(query.as_deref())?;
+    let found = api.keep.list(&query).await.map_err(|error| api.problem(&error))?;
+    let times = api.times();
+    let full = found.len() >= query.limit;
+    let next_cursor = found.last().filter(|_| full).map(|connection| connection.key.name().to_owned());
+    let items = found.iter().map(|connection| ConnectionJson::new(connection, &times)).collect();
+    Ok(Json(Page { items, next_cursor }))
+}
+
+fn read_list(query: Option<&str>) -> Result<ListQuery, Problem> {
+    let mut params = Params::new(query);
+    let namespace = params.namespace()?.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+    let known: Vec<&str> = Status::ALL.iter().map(|status| status.as_str()).collect();
+    let expected = format!("one or more of {}, separated by commas", known.join(", "));
+    let statuses = params.parsed("status", &expected, |text| text.split(',').map(Status::parse).collect())?;
+    let cursor = params.take("cursor")?;
+    let query = ListQuery {
+        statuses: statuses.unwrap_or_default(),
+        provider: params.parsed("provider", "a provider's name", |t| check_name(t).ok().map(|()| t.to_owned()))?,
+        name_contains: params.take("q")?.filter(|text| !text.is_empty()),
+        after: cursor.map(|name| key(Some(&namespace), &name)).transpose()?,
+        limit: params.limit()?,
+        namespace: Some(namespace),
+    };
+    params.finish()?;
+    Ok(query)
+}
+
+/// One connection.
+pub async fn show(State(api): State<Api>, named: Named) -> Result<Json<ConnectionJson>, Problem> {
+    let key = named.only()?;
+    let connection = api.keep.get(&key).await.map_err(|error| api.problem(&error))?;
+    Ok(json(&connection, &api.times()))
+}
+
+/// Removes a connection and wipes its secrets: 204.
+pub async fn remove(State(api): State<Api>, named: Named) -> Result<StatusCode, Problem> {
+    let key = named.only()?;
+    api.keep.remove(&key).await.map_err(|error| api.problem(&error))?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// No refreshes until it is resumed.
+pub async fn pause(State(api): State<Api>, named: Named) -> Result<Json<ConnectionJson>, Problem> {
+    let key = named.only()?;
+    let connection = api.keep.pause(&key).await.map_err(|error| api.problem(&error))?;
+    Ok(json(&connection, &api.times()))
+}
+
+/// Refreshes again.
+pub async fn resume(State(api): State<Api>, named: Named) -> Result<Json<ConnectionJson>, Problem> {
+    let key = named.only()?;
+    let connection = api.keep.resume(&key).await.map_err(|error| api.problem(&error))?;
+    Ok(json(&connection, &api.times()))
+}
+
+/// Resumes every connection that is held because the database may be a restored copy.
+pub async fn resume_sole_copy(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<ResumedJson>, Problem> {
+    Params::new(query.as_deref()).finish()?;
+    let resumed = api.keep.resume_all_sole_copy().await.map_err(|error| api.problem(&error))?;
+    Ok(Json(ResumedJson { resumed }))
+}
+
+/// One attempt: 200 when it ended, whatever its outcome; 202 while it is still in flight.
+pub async fn refresh(State(api): State<Api>, named: Named, body: Body) -> Result<Response, Problem> {
+    let key = named.only()?;
+    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let ask = read_refresh(&body)?;
+    let refreshed = api.keep.refresh(&key, ask).await.map_err(|error| api.problem(&error))?;
+    let times = api.times();
+    Ok(match refreshed {
+        Refreshed::Settled(connection) => json(&connection, &times).into_response(),
+        Refreshed::Pending(connection) => (StatusCode::ACCEPTED, json(&connection, &times)).into_response(),
+    })
+}
+
+/// The body of a refresh request; all of it may be left out.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RefreshBody {
+    force: bool,
+    if_generation: Option<u64>,
+    rejected: Option<String>,
+}
+
+fn read_refresh(body: &Bytes) -> Result<RefreshAsk, Problem> {
+    if body.trim_ascii().is_empty() {
+        return Ok(RefreshAsk::default());
+    }
+    let expected =
+        "Expected {\"if_generation\": N}, {\"rejected\": \"16 or more hex digits\"}, {\"force\": true}, or nothing.";
+    let body: RefreshBody = serde_json::from_slice(body)
+        .map_err(|error| Problem::invalid(format!("the body is not what it must be: {error}"), expected))?;
+    let is_fingerprint = |text: &str| (16..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    if body.rejected.as_deref().is_some_and(|text| !is_fingerprint(text)) {
+        return Err(Problem::invalid("the field `rejected` is no fingerprint of an access token", expected));
+    }
+    if body.rejected.is_some() && body.if_generation.is_some() {
+        return Err(Problem::invalid("`rejected` and `if_generation` are both given", expected));
+    }
+    Ok(RefreshAsk { force: body.force, if_generation: body.if_generation, rejected: body.rejected })
+}
+
+fn json(connection: &tokenkeep_core::Connection, times: &Times) -> Json<ConnectionJson> {
+    Json(ConnectionJson::new(connection, times))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing_is_asked_for() {
+        let query =
+            read_list(Some("status=held,needs_reauth&provider=jira&q=a&limit=3&cursor=b&namespace=team")).unwrap();
+        assert_eq!(query.statuses, [Status::Held, Status::NeedsReauth]);
+        assert_eq!((query.provider.as_deref(), query.name_contains.as_deref()), (Some("jira"), Some("a")));
+        assert_eq!(query.after.unwrap().to_string(), "team/b");
+        assert_eq!((query.namespace.as_deref(), query.limit), (Some("team"), 3));
+        assert_eq!(read_list(None).unwrap().namespace.as_deref(), Some("default"));
+        for wrong in ["status=good", "status=", "provider=a%20b", "cursor=/", "sort=name", "limit=x"] {
+            assert_eq!(read_list(Some(wrong)).unwrap_err().status, 400, "{wrong}");
+        }
+    }
+
+    fn refresh(body: &'static str) -> Result<RefreshAsk, Problem> {
+        read_refresh(&Bytes::from_static(body.as_bytes()))
+    }
+
+    #[test]
+    fn a_refresh_body_may_be_left_out() {
+        for nothing in ["", " ", "{}"] {
+            let ask = refresh(nothing).unwrap();
+            assert!(!ask.force && ask.if_generation.is_none() && ask.rejected.is_none());
+        }
+        assert!(refresh(r#"{"force": true}"#).unwrap().force);
+        assert_eq!(refresh(r#"{"if_generation": 7}"#).unwrap().if_generation, Some(7));
+        let ask = refresh(r#"{"rejected": "0123456789abcdef"}"#).unwrap();
+        assert_eq!(ask.rejected.as_deref(), Some("0123456789abcdef"));
+    }
+
+    #[test]
+    fn a_wrong_refresh_body_is_refused() {
+        for (wrong, named) in [
+            (r#"{"forced": true}"#, "forced"),
+            (r#"{"rejected": "0123"}"#, "rejected"),
+            (r#"{"rejected": "0123456789abcdeg"}"#, "rejected"),
+            (r#"{"rejected": "0123456789abcdef", "if_generation": 1}"#, "both"),
+            ("[1", "the body"),
+            ("nonsense", "the body"),
+        ] {
+            let problem = refresh(wrong).unwrap_err();
+            assert!(problem.status == 400 && problem.detail.contains(named), "{wrong}: {}", problem.detail);
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! `/v1/events`: the history, oldest first.
+
+use super::Api;
+use super::json::{EventJson, Page, Times, parse_time};
+use super::params::{Params, key};
+use super::problem::Problem;
+use axum::Json;
+use axum::extract::{RawQuery, State};
+use tokenkeep::store::EventQuery;
+
+/// A page: of one connection with `?connection=`, from a time with `?since=`, behind an event with `?after=`.
+pub async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<Page<EventJson>>, Problem> {
+    let times = api.times();
+    let query = read(query.as_deref(), &times)?;
+    let events = api.keep.events(&query).await.map_err(|error| api.problem(&error))?;
+    let full = events.len() >= query.limit;
+    let next_cursor = events.last().filter(|_| full).map(|event| event.id.to_string());
+    let items = events.iter().map(|event| EventJson::new(event, &times)).collect();
+    Ok(Json(Page { items, next_cursor }))
+}
+
+fn read(query: Option<&str>, times: &Times) -> Result<EventQuery, Problem> {
+    let mut params = Params::new(query);
+    let namespace = params.namespace()?;
+    let connection = params.take("connection")?;
+    let number = |text: &str| text.parse().ok();
+    let expected = "an event's number";
+    let after = params.parsed("after", expected, number)?.or(params.parsed("cursor", expected, number)?);
+    let query = EventQuery {
+        after: after.unwrap_or(0),
+        since: params.parsed("since", "a time such as 2026-11-23T10:00:00Z", parse_time)?.map(|at| times.steady(at)),
+        connection: connection.map(|name| key(namespace.as_deref(), &name)).transpose()?,
+        limit: params.limit()?,
+    };
+    params.finish()?;
+    if namespace.is_some() && query.connection.is_none() {
+        return Err(Problem::invalid(
+            "the parameter `namespace` is given without `connection`",
+            "Give both, or neither for the events of everything.",
+        ));
+    }
+    Ok(query)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::json::tests::times;
+    use super::*;
+
+    #[test]
+    fn a_query_is_read() {
+        let query = read(Some("connection=jira&namespace=team&after=7&since=2026-11-23T10:00:00Z&limit=5"), &times());
+        let query = query.unwrap();
+        assert_eq!(query.connection.unwrap().to_string(), "team/jira");
+        assert_eq!((query.after, query.limit, query.since), (7, 5, Some(times().now)));
+        assert_eq!(read(Some("cursor=9"), &times()).unwrap().after, 9);
+        assert_eq!(read(None, &times()).unwrap(), EventQuery { limit: 100, ..EventQuery::default() });
+    }
+
+    #[test]
+    fn a_wrong_query_is_refused() {
+        for query in ["after=x", "since=yesterday", "limit=0", "conection=x", "namespace=team", "connection=a/b"] {
+            assert_eq!(read(Some(query), &times()).unwrap_err().status, 400, "{query}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Who may ask over TCP: programs and pages of this machine (security 17, DNS rebinding).
+
+use super::problem::Problem;
+use axum::extract::Request;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::net::IpAddr;
+
+/// Refuses requests whose `Host` is not a loopback name, and those that another site's page sent.
+pub async fn local_only(request: Request, next: Next) -> Response {
+    match check(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn check(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next().and_then(|host| host.to_str().ok());
+    if hosts.next().is_some() || !host.is_some_and(is_loopback) {
+        return Err(refused("host_not_allowed", "the Host header names no loopback host"));
+    }
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
+    if !matches!(text("sec-fetch-site"), None | Some("same-origin" | "none")) {
+        return Err(refused("foreign_page", "another site's page sent this request"));
+    }
+    let own = |origin: &str| origin.split_once("://").is_some_and(|(_, host)| is_loopback(host));
+    match text("origin") {
+        Some(origin) if !own(origin) => Err(refused("foreign_page", "the Origin header names no loopback host")),
+        _ => Ok(()),
+    }
+}
+
+fn refused(code: &str, detail: &str) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, code, detail).next("Ask by http://localhost, http://127.0.0.1 or http://[::1].")
+}
+
+/// `localhost` or a loopback address, with a port or without.
+fn is_loopback(host: &str) -> bool {
+    let is_port = |port: &str| port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit());
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if is_port(port) && (name.ends_with(']') || !name.contains(':')) => name,
+        _ => host,
+    };
+    let address = match name.strip_prefix('[') {
+        Some(inner) => inner.strip_suffix(']'),
+        None => Some(name).filter(|name| !name.contains(':')),
+    };
+    let Some(address) = address else { return false };
+    address.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware;
+    use axum::routing::get;
+    use tower::ServiceExt as _;
+
+    #[test]
+    fn only_loopback_names_are_hosts() {
+        for good in ["localhost", "LOCALHOST:7878", "127.0.0.1", "127.0.0.1:1", "127.1.2.3:80", "[::1]", "[::1]:7878"] {
+            assert!(is_loopback(good), "{good}");
+        }
+        for bad in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "::1",
+            "[::2]:1",
+            "localhost:x",
+            "localhost:1:2",
+            "localhost:+1",
+            "evil.example:7878",
+            "[localhost",
+            "0.0.0.0:7878",
+        ] {
+            assert!(!is_loopback(bad), "{bad}");
+        }
+    }
+
+    async fn ask(headers: &[(&str, &str)]) -> u16 {
+        let app = Router::new().route("/", get(|| async { "yes" })).layer(middleware::from_fn(local_only));
+        let mut request = Request::builder().uri("/");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        app.oneshot(request.body(Body::empty()).unwrap()).await.unwrap().status().as_u16()
+    }
+
+    #[tokio::test]
+    async fn other_sites_are_refused() {
+        assert_eq!(ask(&[("host", "localhost:7878")]).await, 200);
+        assert_eq!(ask(&[("host", "127.0.0.1"), ("origin", "http://localhost:7878")]).await, 200);
+        assert_eq!(ask(&[("host", "127.0.0.1"), ("sec-fetch-site", "none")]).await, 200);
+        for refused in [
+            &[][..],
+            &[("host", "rebound.example")],
+            &[("host", "localhost"), ("host", "evil.example")],
+            &[("host", "localhost"), ("origin", "https://evil.example")],
+            &[("host", "localhost"), ("origin", "null")],
+            &[("host", "localhost"), ("sec-fetch-site", "cross-site")],
+            &[("host", "localhost"), ("sec-fetch-site", "same-site")],
+        ] {
+            assert_eq!(ask(refused).await, 403, "{refused:?}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! `/livez` and `/readyz`: the process, and whether it can do its work. A dead provider changes neither.
+
+use super::Api;
+use super::problem::Problem;
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+
+/// The process answers.
+pub async fn livez() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// The store can be written, the key is loaded, the scheduler moves.
+pub async fn readyz(State(api): State<Api>) -> Result<Json<Value>, Problem> {
+    match api.keep.unready() {
+        None => Ok(Json(json!({"status": "ok"}))),
+        Some(reason) => Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unready", reason)
+            .next("Read the daemon's log; it goes on by itself when the cause is gone.")),
+    }
+}

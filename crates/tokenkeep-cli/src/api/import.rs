@@ -1,0 +1,241 @@
+//! `POST /v1/connections`: takes over one token set, or with NDJSON many.
+//!
+//! No message repeats a value of the body: it holds tokens.
+
+use super::Api;
+use super::json::{ConnectionJson, ImportedJson, Times};
+use super::ndjson;
+use super::params::{Params, key};
+use super::problem::Problem;
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::{RawQuery, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+use std::collections::BTreeMap;
+use tokenkeep::{Import, Imported};
+use tokenkeep_core::model::{check_name, printable};
+use tokenkeep_core::{Connection, Secret};
+
+/// The largest JSON body.
+pub const JSON_MAX: usize = 1024 * 1024;
+/// The most labels of a connection.
+const LABELS_MAX: usize = 64;
+/// The longest value of a label, in bytes.
+const LABEL_LENGTH_MAX: usize = 256;
+
+/// Takes a token set over: 201 for a new connection, 200 for one that exists.
+pub async fn post(
+    State(api): State<Api>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let mut params = Params::new(query.as_deref());
+    let namespace = params.namespace()?;
+    params.finish()?;
+    match content_type(&headers).as_str() {
+        "application/json" => one(&api, namespace.as_deref(), body).await,
+        "application/x-ndjson" => Ok(ndjson::import(api, namespace, body)),
+        other => Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            format!("the Content-Type is `{}`", printable(other, 80)),
+        )
+        .next("Send application/json for one, application/x-ndjson for many.")),
+    }
+}
+
+/// The media type without parameters, in lower case.
+fn content_type(headers: &HeaderMap) -> String {
+    let text = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+async fn one(api: &Api, namespace: Option<&str>, body: Body) -> Result<Response, Problem> {
+    let body = zeroize::Zeroizing::new(to_bytes(body, JSON_MAX).await.map_err(|_| too_large())?.to_vec());
+    let import = read(&body, namespace)?;
+    let imported = api.keep.import(import).await.map_err(|error| api.problem(&error))?;
+    let status = match imported {
+        Imported::Created(_) => StatusCode::CREATED,
+        _ => StatusCode::OK,
+    };
+    let (result, connection) = parts(&imported);
+    Ok((status, Json(answer(result, connection, &api.times()))).into_response())
+}
+
+/// What is answered to an import.
+fn answer(result: &str, connection: &Connection, times: &Times) -> ImportedJson {
+    ImportedJson {
+        name: connection.key.name().to_owned(),
+        result: result.to_owned(),
+        connection: Some(ConnectionJson::new(connection, times)),
+    }
+}
+
+/// The result as the API writes it, and the connection.
+#[must_use]
+pub fn parts(imported: &Imported) -> (&'static str, &Connection) {
+    match imported {
+        Imported::Created(connection) => ("created", connection),
+        Imported::Renewed(connection) => ("renewed", connection),
+        Imported::AlreadyHeld(connection) => ("already_held", connection),
+        Imported::AlreadyUsed(connection) => ("already_used", connection),
+    }
+}
+
+/// A body that is too large.
+#[must_use]
+pub fn too_large() -> Problem {
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_large",
+        format!("the body is longer than {JSON_MAX} bytes, or ended early"),
+    )
+}
+
+/// The fields, each still as it was written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportBody<'a> {
+    #[serde(borrow)]
+    name: &'a RawValue,
+    #[serde(borrow)]
+    provider: &'a RawValue,
+    #[serde(borrow)]
+    token: &'a RawValue,
+    #[serde(borrow, default)]
+    labels: Option<&'a RawValue>,
+}
+
+const EXPECTED: &str = "Expected {\"name\": \"...\", \"provider\": \"...\", \"token\": {\"access_token\": \"...\", ...}, \"labels\": {\"k\": \"v\"}}.";
+
+/// Reads `{name, provider, token, labels}`.
+///
+/// # Errors
+/// What is wrong with it, without a value of it.
+pub fn read(body: &[u8], namespace: Option<&str>) -> Result<Import, Problem> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(Problem::invalid("the body is no JSON object", EXPECTED));
+    }
+    let body: ImportBody<'_> = serde_json::from_slice(body)
+        .map_err(|error| Problem::invalid(format!("the body is not what it must be: {error}"), EXPECTED))?;
+    let name: String = field("name", body.name, "a string")?;
+    let provider: String = field("provider", body.provider, "a string")?;
+    check_name(&provider).map_err(|error| Problem::invalid(error.to_string(), "Correct the provider's name."))?;
+    if !body.token.get().starts_with('{') {
+        return Err(wrong_field("token", "an object, as in a token file"));
+    }
+    Ok(Import {
+        key: key(namespace, &name)?,
+        provider,
+        token: Secret::new(body.token.get()),
+        labels: body.labels.map(labels).transpose()?,
+    })
+}
+
+/// The name alone, of a body that may be wrong otherwise.
+#[must_use]
+pub fn name_of(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Name {
+        name: String,
+    }
+    serde_json::from_slice::<Name>(body).ok().map(|body| printable(&body.name, 128))
+}
+
+fn field<T: DeserializeOwned>(name: &str, value: &RawValue, expected: &str) -> Result<T, Problem> {
+    serde_json::from_str(value.get()).map_err(|_| wrong_field(name, expected))
+}
+
+fn wrong_field(name: &str, expected: &str) -> Problem {
+    Problem::invalid(format!("the field `{name}` is not {expected}"), EXPECTED)
+}
+
+fn labels(value: &RawValue) -> Result<BTreeMap<String, String>, Problem> {
+    let labels: BTreeMap<String, String> = field("labels", value, "an object of strings")?;
+    let fits = |(name, value): (&String, &String)| {
+        check_name(name).is_ok() && value.len() <= LABEL_LENGTH_MAX && !value.contains(char::is_control)
+    };
+    if labels.len() <= LABELS_MAX && labels.iter().all(fits) {
+        return Ok(labels);
+    }
+    Err(wrong_field(
+        "labels",
+        "at most 64 labels with names of letters, digits and . _ - @ + :, and values of at most 256 bytes without control characters",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(body: &str) -> Problem {
+        read(body.as_bytes(), None).expect_err(body)
+    }
+
+    #[test]
+    fn an_import_is_read_and_the_token_kept_as_written() {
+        let body = r#" {"name": "jira", "provider": "p", "token": {"access_token": "a", "x": 1.0}, "labels": {"team": "ops"}}"#;
+        let import = read(body.as_bytes(), Some("team")).unwrap();
+        assert_eq!((import.key.to_string().as_str(), import.provider.as_str()), ("team/jira", "p"));
+        assert_eq!(import.token.expose(), r#"{"access_token": "a", "x": 1.0}"#);
+        assert_eq!(import.labels.unwrap()["team"], "ops");
+        let body = r#"{"name":"j","provider":"p","token":{},"labels":null}"#;
+        assert!(read(body.as_bytes(), None).unwrap().labels.is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (body, named) in [
+            ("", "no JSON object"),
+            ("[]", "no JSON object"),
+            ("{", "the body"),
+            (r#"{"name":"j","provider":"p"}"#, "token"),
+            (r#"{"name":"j","provider":"p","token":{},"colour":1}"#, "colour"),
+            (r#"{"name":"j","name":"k","provider":"p","token":{}}"#, "name"),
+            (r#"{"name":7,"provider":"p","token":{}}"#, "`name`"),
+            (r#"{"name":"a/b","provider":"p","token":{}}"#, "a/b"),
+            (r#"{"name":"j","provider":"p q","token":{}}"#, "p q"),
+            (r#"{"name":"j","provider":"p","token":{},"labels":[]}"#, "`labels`"),
+            (r#"{"name":"j","provider":"p","token":{},"labels":{"a b":"x"}}"#, "`labels`"),
+            (r#"{"name":"j","provider":"p","token":{},"labels":{"a":"x\ny"}}"#, "`labels`"),
+            (r#"{"name":"j","provider":"p","token":{}} tail"#, "the body"),
+        ] {
+            let problem = refused(body);
+            assert!(problem.status == 400 && problem.detail.contains(named), "{body}: {}", problem.detail);
+        }
+    }
+
+    #[test]
+    fn no_secret_comes_back() {
+        for body in [
+            r#""hunter2""#,
+            r#"{"name":"j","provider":"p","token":"hunter2"}"#,
+            r#"{"name":"j","provider":"p","token":{"access_token":"hunter2"}"#,
+            r#"{"name":"j","provider":"p","token":{"access_token":"hunter2"},}"#,
+            r#"{"name":["hunter2"],"provider":"p","token":{}}"#,
+            r#"{"name":"j","provider":"p","token":{},"labels":"hunter2"}"#,
+        ] {
+            let problem = serde_json::to_string(&refused(body)).unwrap();
+            assert!(!problem.contains("hunter2"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn the_media_type_is_read_without_parameters() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(content_type(&headers), "");
+        headers.insert(header::CONTENT_TYPE, "Application/JSON; charset=utf-8".parse().unwrap());
+        assert_eq!(content_type(&headers), "application/json");
+    }
+
+    #[test]
+    fn a_name_is_found_in_a_wrong_line() {
+        assert_eq!(name_of(br#"{"name":"j","token":7}"#).as_deref(), Some("j"));
+        assert_eq!(name_of(b"{"), None);
+    }
+}

@@ -1,0 +1,91 @@
+//! The HTTP API (interface section 2): a router for the socket and a smaller one for TCP.
+//!
+//! Whoever reaches the socket is this user or root, and may do everything. TCP has no sign-in yet,
+//! so it serves only what holds no secret and changes nothing.
+
+pub mod connections;
+pub mod events;
+pub mod guard;
+pub mod health;
+pub mod import;
+pub mod json;
+pub mod ndjson;
+pub mod params;
+pub mod problem;
+pub mod summary;
+pub mod token;
+
+use axum::Router;
+use axum::http::{Method, StatusCode, Uri};
+use axum::middleware;
+use axum::routing::{get, post};
+use json::Times;
+use problem::Problem;
+use tokenkeep::{Error, TokenKeep};
+
+/// What every handler has.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// The engine.
+    pub keep: TokenKeep,
+}
+
+impl Api {
+    /// The times of this moment.
+    #[must_use]
+    pub fn times(&self) -> Times {
+        Times::of(&self.keep)
+    }
+
+    /// The problem that an error of the library is now.
+    #[must_use]
+    pub fn problem(&self, error: &Error) -> Problem {
+        let problem = Problem::of(error, &self.times());
+        if problem.status >= StatusCode::INTERNAL_SERVER_ERROR.as_u16() {
+            tracing::debug!(code = problem.code, detail = problem.detail, "a request failed");
+        }
+        problem
+    }
+}
+
+/// Every route; for the socket.
+pub fn whole(api: Api) -> Router {
+    let router = public_routes()
+        .route("/v1/connections", get(connections::list).post(import::post))
+        .route("/v1/connections/{name}", get(connections::show).delete(connections::remove))
+        .route("/v1/connections/{name}/token", get(token::get))
+        .route("/v1/connections/{name}/refresh", post(connections::refresh))
+        .route("/v1/connections/{name}/pause", post(connections::pause))
+        .route("/v1/connections/{name}/resume", post(connections::resume))
+        // Not below /v1/connections, where it would take a name from somebody.
+        .route("/v1/resume-sole-copy", post(connections::resume_sole_copy))
+        .route("/v1/events", get(events::list));
+    with_fallbacks(router).with_state(api)
+}
+
+/// What TCP serves: health and counts, to programs and pages of this machine alone.
+pub fn public(api: Api) -> Router {
+    with_fallbacks(public_routes()).with_state(api).layer(middleware::from_fn(guard::local_only))
+}
+
+fn public_routes() -> Router<Api> {
+    Router::new()
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/v1/summary", get(summary::get))
+}
+
+fn with_fallbacks(router: Router<Api>) -> Router<Api> {
+    router.fallback(no_such_route).method_not_allowed_fallback(no_such_method)
+}
+
+async fn no_such_route(uri: Uri) -> Problem {
+    let path = tokenkeep_core::model::printable(uri.path(), 200);
+    Problem::new(StatusCode::NOT_FOUND, "no_such_route", format!("there is nothing at {path}"))
+        .next("Check the path; on TCP only /livez, /readyz and /v1/summary are served, on the socket everything.")
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> Problem {
+    let path = tokenkeep_core::model::printable(uri.path(), 200);
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", format!("{path} does not take {method}"))
+}

@@ -1,0 +1,86 @@
+//! `/v1/connections/{name}/token`: the reason for everything else.
+
+use super::Api;
+use super::json::TokenJson;
+use super::params::Named;
+use super::problem::Problem;
+use crate::span::SPAN_MAX;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use std::time::Duration;
+use tokenkeep::{Handed, TokenAsk};
+
+/// The longest time that a request waits for a refresh.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The token: as JSON, or bare for `Accept: text/plain`.
+pub async fn get(State(api): State<Api>, headers: HeaderMap, mut named: Named) -> Result<Response, Problem> {
+    let mut ask = TokenAsk { min_ttl: Duration::ZERO, wait: Duration::from_secs(10) };
+    ask.min_ttl = named.params.span("min_ttl", SPAN_MAX)?.unwrap_or(ask.min_ttl);
+    ask.wait = named.params.span("wait", WAIT_MAX)?.unwrap_or(ask.wait);
+    let key = named.only()?;
+    let handed = api.keep.token(&key, ask).await.map_err(|error| api.problem(&error))?;
+    if wants_text(&headers) {
+        return Ok(secret("text/plain; charset=utf-8", handed.token.access_token.expose().to_owned()));
+    }
+    as_json(&api, &handed)
+}
+
+fn as_json(api: &Api, handed: &Handed) -> Result<Response, Problem> {
+    let body = serde_json::to_string(&TokenJson::new(handed, &api.times()))
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error.to_string()))?;
+    Ok(secret("application/json", body))
+}
+
+fn secret(content_type: &'static str, body: String) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (headers, body).into_response()
+}
+
+/// True where `Accept` names `text/plain` and not JSON.
+fn wants_text(headers: &HeaderMap) -> bool {
+    let accepted = || {
+        headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .map(|kind| kind.split(';').next().unwrap_or_default().trim())
+    };
+    let names = |wanted: &str| accepted().any(|kind| kind.eq_ignore_ascii_case(wanted));
+    names("text/plain") && !names("application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accept_decides_the_form() {
+        for (accept, text) in [
+            (None, false),
+            (Some("*/*"), false),
+            (Some("application/json"), false),
+            (Some("text/plain"), true),
+            (Some("Text/Plain; q=0.9, */*;q=0.1"), true),
+            (Some("text/plain, application/json"), false),
+            (Some("text/html"), false),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(accept) = accept {
+                headers.insert(header::ACCEPT, accept.parse().unwrap());
+            }
+            assert_eq!(wants_text(&headers), text, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_with_a_token_is_not_to_be_kept() {
+        let response = secret("text/plain", "t".to_owned());
+        assert_eq!(response.headers()[header::CACHE_CONTROL], "no-store");
+    }
+}

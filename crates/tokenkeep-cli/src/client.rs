@@ -1,0 +1,395 @@
+//! A small blocking HTTP/1.1 client for the daemon's socket.
+//!
+//! The commands use it because it starts in no time: no runtime, no pool, one exchange on one
+//! connection.
+
+use crate::api::json::Page;
+use crate::api::problem::{NEEDS_REAUTH, NOT_FOUND, Problem};
+use crate::error::{CliError, Exit};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use std::fmt::Write as _;
+use std::io::{self, Read, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How long an answer may take unless said otherwise.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// The most bytes of an answer's head.
+const HEAD_MAX: usize = 64 * 1024;
+/// The most bytes of an answer's body: a page of 1,000 connections with every label is far below.
+const BODY_MAX: usize = 256 * 1024 * 1024;
+
+/// One daemon.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// A request.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// `GET`, `POST`, `DELETE`.
+    pub method: &'static str,
+    /// Path and query, encoded.
+    pub target: &'a str,
+    /// Media type and content.
+    pub body: Option<(&'static str, &'a [u8])>,
+    /// How long the answer may take.
+    pub timeout: Duration,
+}
+
+/// An answer. It has no `Debug`: its body may hold a token.
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Client {
+    /// Of the daemon behind this socket.
+    #[must_use]
+    pub fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// Asks, and takes only success.
+    ///
+    /// # Errors
+    /// Nobody answers, or the answer is a problem.
+    pub fn get(&self, target: &str) -> Result<Answer, CliError> {
+        self.send(Request { method: "GET", target, body: None, timeout: TIMEOUT })
+    }
+
+    /// Asks for something without a body.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn post(&self, target: &str) -> Result<Answer, CliError> {
+        self.send(Request { method: "POST", target, body: None, timeout: TIMEOUT })
+    }
+
+    /// Every item of a listing whose target already has a query.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn pages<T: DeserializeOwned>(&self, target: &str) -> Result<Vec<T>, CliError> {
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let mut target = format!("{target}&limit=1000");
+            if let Some(cursor) = &cursor {
+                target.push_str("&cursor=");
+                target.push_str(&encode(cursor));
+            }
+            let page: Page<T> = self.get(&target)?.json()?;
+            items.extend(page.items);
+            match page.next_cursor {
+                Some(next) => cursor = Some(next),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    /// Sends a request and takes only success.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn send(&self, request: Request<'_>) -> Result<Answer, CliError> {
+        let answer = self.exchange(request)?;
+        if (200..300).contains(&answer.status) { Ok(answer) } else { Err(answer.problem()) }
+    }
+
+    fn exchange(&self, request: Request<'_>) -> Result<Answer, CliError> {
+        let stream = UnixStream::connect(&self.socket).map_err(|error| self.no_daemon(&error))?;
+        let broken = |error: &io::Error| broken(error, request.timeout);
+        self.set_timeouts(&stream, request.timeout).map_err(|error| broken(&error))?;
+        let wrote = write_request(&stream, &request);
+        // A daemon that refuses a body answers before it has read it, so the answer counts.
+        match (read_answer(&mut &stream), wrote) {
+            (Ok(answer), _) => Ok(answer),
+            (Err(_), Err(error)) => Err(broken(&error)),
+            (Err(ReadError::Io(error)), Ok(())) => Err(broken(&error)),
+            (Err(ReadError::Unreadable(why)), Ok(())) => {
+                Err(CliError::new(format!("the answer is no HTTP that this client knows: {why}"))
+                    .evidence(self.socket.display().to_string()))
+            }
+        }
+    }
+
+    fn set_timeouts(&self, stream: &UnixStream, timeout: Duration) -> io::Result<()> {
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))
+    }
+
+    /// Exit code 1, not 75: trying again does not help until somebody starts a daemon.
+    fn no_daemon(&self, error: &io::Error) -> CliError {
+        let socket = self.socket.display();
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => CliError::new(format!("{socket} belongs to another user"))
+                .next_step("run this as the daemon's user, or choose your own daemon with --state-dir"),
+            _ => CliError::new(format!("no daemon answers at {socket}"))
+                .evidence(error.to_string())
+                .next_step("start one with `tokenkeep serve`, or choose another with --state-dir"),
+        }
+    }
+}
+
+fn broken(error: &io::Error, timeout: Duration) -> CliError {
+    let text = match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("the daemon did not answer within {}", crate::span::show(timeout))
+        }
+        _ => format!("the daemon broke off before it had answered: {error}"),
+    };
+    CliError::temporary(text).next_step("try again; its log says what happened")
+}
+
+impl Answer {
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// It is not what was expected.
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, CliError> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            // Only the place and kind: the text around may be a token.
+            CliError::new(format!("the daemon's answer is not what was expected ({:?} error)", error.classify()))
+                .next_step("use the same version of Tokenkeep for the daemon and the command")
+        })
+    }
+
+    fn problem(&self) -> CliError {
+        match serde_json::from_slice::<Problem>(&self.body) {
+            Ok(problem) => problem_error(&problem),
+            Err(_) => CliError::with_exit(exit_of(self.status, ""), format!("the daemon answered {}", self.status)),
+        }
+    }
+}
+
+/// A problem as it is told at the terminal.
+#[must_use]
+pub fn problem_error(problem: &Problem) -> CliError {
+    let temporary = problem.retry_at.is_some() && *problem.code != *NEEDS_REAUTH;
+    let exit = if temporary { Exit::Temporary } else { exit_of(problem.status, &problem.code) };
+    let mut error = CliError::with_exit(exit, problem.detail.trim_end_matches('.'));
+    if let Some(at) = &problem.retry_at {
+        error = error.evidence(format!("it may be worth trying again at {at}"));
+    }
+    match &problem.next_action {
+        Some(action) => error.next_step(&**action),
+        None => error,
+    }
+}
+
+/// 503 and its kin pass by themselves; a 404 without our code is another's, not a missing name.
+fn exit_of(status: u16, code: &str) -> Exit {
+    match (status, code) {
+        (_, NEEDS_REAUTH) => Exit::NeedsReauth,
+        (404, NOT_FOUND) => Exit::NotFound,
+        (429 | 502..=504, _) => Exit::Temporary,
+        _ => Exit::Error,
+    }
+}
+
+/// Encodes text for a path segment or a query value.
+#[must_use]
+pub fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~@:".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(encoded, "%{byte:02X}");
+        }
+    }
+    encoded
+}
+
+fn write_request(mut stream: &UnixStream, request: &Request<'_>) -> io::Result<()> {
+    let mut head = String::with_capacity(256);
+    let (method, target) = (request.method, request.target);
+    // Writing to a String cannot fail.
+    let _ = write!(head, "{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+    if let Some((content_type, body)) = request.body {
+        let _ = write!(head, "content-type: {content_type}\r\ncontent-length: {}\r\n", body.len());
+    } else if method == "POST" {
+        head.push_str("content-length: 0\r\n");
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes())?;
+    if let Some((_, body)) = request.body {
+        stream.write_all(body)?;
+    }
+    Ok(())
+}
+
+/// Why an answer could not be read.
+#[derive(Debug)]
+enum ReadError {
+    Io(io::Error),
+    Unreadable(&'static str),
+}
+
+impl From<io::Error> for ReadError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// How long a body is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Length {
+    Known(usize),
+    Chunked,
+    ToTheEnd,
+}
+
+fn read_answer(stream: &mut impl Read) -> Result<Answer, ReadError> {
+    let mut input = Input { stream, buffer: Vec::with_capacity(4096), taken: 0 };
+    loop {
+        let (status, length) = read_head(&mut input)?;
+        match length {
+            // 100 Continue and its kin come before the answer.
+            _ if (100..200).contains(&status) => {}
+            _ if status == 204 => {
+                return Ok(Answer { status, body: Vec::new() });
+            }
+            length => {
+                return Ok(Answer { status, body: read_body(&mut input, length)? });
+            }
+        }
+    }
+}
+
+fn read_head(input: &mut Input<'_, impl Read>) -> Result<(u16, Length), ReadError> {
+    loop {
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut head = httparse::Response::new(&mut headers);
+        let parsed = head.parse(input.rest()).map_err(|_| ReadError::Unreadable("its head"))?;
+        if let httparse::Status::Complete(size) = parsed {
+            let status = head.code.ok_or(ReadError::Unreadable("its status"))?;
+            let length = length_of(head.headers)?;
+            input.taken += size;
+            return Ok((status, length));
+        }
+        if input.rest().len() > HEAD_MAX {
+            return Err(ReadError::Unreadable("its head is too long"));
+        }
+        input.fill()?;
+    }
+}
+
+fn length_of(headers: &[httparse::Header<'_>]) -> Result<Length, ReadError> {
+    let value = |name: &str| headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|h| h.value);
+    match (value("transfer-encoding"), value("content-length")) {
+        (Some(coding), _) if coding.eq_ignore_ascii_case(b"chunked") => Ok(Length::Chunked),
+        (Some(_), _) => Err(ReadError::Unreadable("its transfer coding")),
+        (None, Some(length)) => std::str::from_utf8(length)
+            .ok()
+            .and_then(|text| text.parse().ok())
+            .filter(|&length| length <= BODY_MAX)
+            .map(Length::Known)
+            .ok_or(ReadError::Unreadable("its length")),
+        (None, None) => Ok(Length::ToTheEnd),
+    }
+}
+
+fn read_body(input: &mut Input<'_, impl Read>, length: Length) -> Result<Vec<u8>, ReadError> {
+    match length {
+        Length::Known(length) => input.take(length),
+        Length::Chunked => read_chunks(input),
+        Length::ToTheEnd => input.take_all(),
+    }
+}
+
+fn read_chunks(input: &mut Input<'_, impl Read>) -> Result<Vec<u8>, ReadError> {
+    let mut body = Vec::new();
+    loop {
+        let size = read_chunk_size(input)?;
+        if size > BODY_MAX - body.len() {
+            return Err(ReadError::Unreadable("its length"));
+        }
+        if size == 0 {
+            // Trailers, if any, are of no interest, and the connection ends here.
+            return Ok(body);
+        }
+        body.extend_from_slice(&input.take(size)?);
+        if input.take(2)? != b"\r\n" {
+            return Err(ReadError::Unreadable("the end of a chunk"));
+        }
+    }
+}
+
+fn read_chunk_size(input: &mut Input<'_, impl Read>) -> Result<usize, ReadError> {
+    loop {
+        let wrong = || ReadError::Unreadable("the size of a chunk");
+        match httparse::parse_chunk_size(input.rest()).map_err(|_| wrong())? {
+            httparse::Status::Complete((taken, size)) => {
+                input.taken += taken;
+                return usize::try_from(size).map_err(|_| wrong());
+            }
+            httparse::Status::Partial if input.rest().len() > 1024 => return Err(wrong()),
+            httparse::Status::Partial => input.fill()?,
+        }
+    }
+}
+
+/// What has been read and not been taken yet.
+struct Input<'a, R> {
+    stream: &'a mut R,
+    buffer: Vec<u8>,
+    taken: usize,
+}
+
+impl<R: Read> Input<'_, R> {
+    fn rest(&self) -> &[u8] {
+        &self.buffer[self.taken..]
+    }
+
+    /// Reads on; the end is an error here.
+    fn fill(&mut self) -> Result<(), ReadError> {
+        match self.read_some()? {
+            0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn read_some(&mut self) -> io::Result<usize> {
+        let mut piece = [0; 16 * 1024];
+        loop {
+            match self.stream.read(&mut piece) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => {
+                    let size = read?;
+                    self.buffer.drain(..std::mem::take(&mut self.taken));
+                    self.buffer.extend_from_slice(&piece[..size]);
+                    return Ok(size);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, length: usize) -> Result<Vec<u8>, ReadError> {
+        while self.rest().len() < length {
+            self.fill()?;
+        }
+        let taken = self.rest()[..length].to_vec();
+        self.taken += length;
+        Ok(taken)
+    }
+
+    fn take_all(&mut self) -> Result<Vec<u8>, ReadError> {
+        while self.read_some()? > 0 {
+            if self.buffer.len() > BODY_MAX {
+                return Err(ReadError::Unreadable("its length"));
+            }
+        }
+        Ok(self.buffer.split_off(self.taken))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,243 @@
+//! `tokenkeep demo`: the newcomer's first minute.
+//!
+//! One process runs the mock provider and the daemon, with three connections in a scratch folder.
+
+use super::mock_provider;
+use crate::api::json::{ConnectionJson, EventJson, Times};
+use crate::cli::DemoArgs;
+use crate::commands::events;
+use crate::config::LISTEN_DEFAULT;
+use crate::daemon::{Daemon, Listen, Signals, block_on, harden};
+use crate::error::{CliError, Exit};
+use crate::output::{self, relative, status_cell};
+use crate::{logging, state_dir};
+use comfy_table::Cell;
+use std::io::IsTerminal as _;
+use std::path::Path;
+use std::time::Duration;
+use tempfile::TempDir;
+use tokenkeep::store::ListQuery;
+use tokenkeep::{Config, Import, Provider, TokenKeep};
+use tokenkeep_core::oauth::request::Client;
+use tokenkeep_core::provider::{Rotation, Rules};
+use tokenkeep_core::{ConnectionKey, Secret};
+use tokenkeep_mock::{GrantOptions, Server};
+use tokio::sync::broadcast::error::RecvError;
+use url::Url;
+
+/// How often the live table is drawn.
+const DRAW_EVERY: Duration = Duration::from_secs(1);
+
+/// A connection of the demo and the class of its provider.
+struct Sample {
+    name: &'static str,
+    rotation: Rotation,
+    mock_rotation: tokenkeep_mock::Rotation,
+}
+
+const SAMPLES: [Sample; 3] = [
+    Sample {
+        name: "jira",
+        rotation: Rotation::Grace(Duration::from_secs(600)),
+        mock_rotation: tokenkeep_mock::Rotation::Grace(600),
+    },
+    Sample { name: "github", rotation: Rotation::Strict, mock_rotation: tokenkeep_mock::Rotation::Strict },
+    Sample { name: "google", rotation: Rotation::Persistent, mock_rotation: tokenkeep_mock::Rotation::Persistent },
+];
+
+/// Runs the demo until a signal ends it.
+///
+/// # Errors
+/// It does not start, or cannot go on.
+pub fn run(args: &DemoArgs) -> Result<Exit, CliError> {
+    // The table owns the terminal: only what is wrong may come between.
+    logging::start("warn")?;
+    harden();
+    block_on(demo(args))?;
+    Ok(Exit::Ok)
+}
+
+async fn demo(args: &DemoArgs) -> Result<(), CliError> {
+    let signals = Signals::new()?;
+    let folder = scratch()?;
+    let loopback = ([127, 0, 0, 1], 0).into();
+    let mock = mock_provider::start(loopback, tokenkeep_mock::Rotation::Strict, args.access_ttl, seed()).await?;
+    let listen = args.listen.map_or(Listen::Default(LISTEN_DEFAULT), Listen::Chosen);
+    let daemon = Daemon::start(config(folder.path(), &mock)?, listen).await?;
+    let imported = import(daemon.keep(), &mock).await;
+    let watched = match imported {
+        Ok(()) => {
+            output::write(&told(&daemon, &mock, folder.path()))?;
+            let watching = tokio::spawn(watch(daemon.keep().clone()));
+            let ended = daemon.run(signals).await;
+            watching.abort();
+            ended
+        }
+        Err(error) => {
+            daemon.stop(&crate::daemon::End::Asked).await;
+            Err(error)
+        }
+    };
+    mock.shutdown().await;
+    watched
+}
+
+/// A folder that goes with the demo.
+fn scratch() -> Result<TempDir, CliError> {
+    let folder = tempfile::Builder::new().prefix("tokenkeep-demo-").tempdir().map_err(|error| {
+        CliError::new(format!("no scratch folder can be made: {error}"))
+            .next_step("make the folder that TMPDIR names writable")
+    })?;
+    state_dir::socket(folder.path())?;
+    Ok(folder)
+}
+
+/// Another one each time, so that no two demos have the same tokens.
+fn seed() -> u64 {
+    output::now_ms().unsigned_abs()
+}
+
+fn config(state_dir: &Path, mock: &Server) -> Result<Config, CliError> {
+    let token_url = Url::parse(&mock.url("/token"))
+        .map_err(|error| CliError::new(format!("the mock provider's URL is none: {error}")))?;
+    let provider = |sample: &Sample| {
+        let client = Client { id: "mock-client".to_owned(), secret: Some(Secret::new("mock-secret")) };
+        let rules = Rules { rotation: sample.rotation, ..Rules::default() };
+        Provider::new(sample.name, token_url.clone(), client, rules)
+    };
+    Ok(Config { providers: SAMPLES.iter().map(provider).collect(), ..Config::new(state_dir) })
+}
+
+/// Makes a grant for each sample and imports it, as a person would import a token file.
+async fn import(keep: &TokenKeep, mock: &Server) -> Result<(), CliError> {
+    for sample in &SAMPLES {
+        let grant = mock.state().grant(GrantOptions {
+            label: sample.name.to_owned(),
+            rotation: Some(sample.mock_rotation),
+            ..GrantOptions::default()
+        });
+        let token = serde_json::to_string(&grant.token)
+            .map_err(|error| CliError::new(format!("the mock provider's token cannot be written: {error}")))?;
+        let key = ConnectionKey::in_default(sample.name).map_err(|error| CliError::new(error.to_string()))?;
+        let provider = sample.name.to_owned();
+        keep.import(Import { key, provider, token: Secret::new(token), labels: None }).await?;
+    }
+    Ok(())
+}
+
+/// Where things are, and how to ask.
+fn told(daemon: &Daemon, mock: &Server, folder: &Path) -> String {
+    let http = match daemon.tcp() {
+        Some(address) => format!("http://{address}/v1/summary (and /livez, /readyz)"),
+        None => "off: the default port is in use".to_owned(),
+    };
+    let folder = folder.display();
+    format!(
+        "Tokenkeep keeps three connections fresh; Ctrl-C ends it and removes everything.\n\n  \
+         provider  {}\n  socket    {}\n  http      {http}\n\n\
+         Ask from another terminal:\n  \
+         tokenkeep --state-dir {folder} token jira\n  \
+         tokenkeep --state-dir {folder} status\n  \
+         tokenkeep --state-dir {folder} events --follow\n\n",
+        mock.url(""),
+        daemon.socket().display()
+    )
+}
+
+/// Shows what happens, until it is aborted or nobody reads.
+async fn watch(keep: TokenKeep) {
+    let shown = if std::io::stdout().is_terminal() { draw(&keep).await } else { print(&keep).await };
+    if let Err(error) = shown {
+        tracing::debug!(report = error.report(), "nothing is shown any more");
+    }
+}
+
+async fn connections(keep: &TokenKeep) -> Result<Vec<ConnectionJson>, CliError> {
+    let query = ListQuery { limit: tokenkeep::store::PAGE_MAX, ..ListQuery::default() };
+    let found = keep.list(&query).await?;
+    let times = Times::of(keep);
+    Ok(found.iter().map(|connection| ConnectionJson::new(connection, &times)).collect())
+}
+
+/// A table that is drawn over itself.
+async fn draw(keep: &TokenKeep) -> Result<(), CliError> {
+    let mut every = tokio::time::interval(DRAW_EVERY);
+    let mut lines = 0;
+    loop {
+        every.tick().await;
+        let text = table(&connections(keep).await?, output::now_ms());
+        output::write(&over(lines, &text))?;
+        lines = text.lines().count();
+    }
+}
+
+/// The text behind what goes to its beginning and clears what was there.
+fn over(lines: usize, text: &str) -> String {
+    if lines == 0 { text.to_owned() } else { format!("\x1b[{lines}A\x1b[J{text}") }
+}
+
+fn table(connections: &[ConnectionJson], now_ms: i64) -> String {
+    let mut table = output::table(&["NAME", "CLASS", "STATUS", "GENERATION", "EXPIRES", "REFRESH", "RENEWED"]);
+    for connection in connections {
+        table.add_row([
+            Cell::new(&connection.name),
+            Cell::new(class(&connection.provider)),
+            status_cell(&connection.status),
+            Cell::new(connection.generation),
+            Cell::new(relative(connection.access_expires_at.as_deref(), now_ms)),
+            Cell::new(relative(connection.refresh_due_at.as_deref(), now_ms)),
+            Cell::new(connection.stats.succeeded),
+        ]);
+    }
+    output::text_of(&table)
+}
+
+fn class(provider: &str) -> String {
+    let sample = SAMPLES.iter().find(|sample| sample.name == provider);
+    sample.map_or_else(|| "-".to_owned(), |sample| sample.rotation.to_string())
+}
+
+/// A line for each connection, then one for each event.
+async fn print(keep: &TokenKeep) -> Result<(), CliError> {
+    let mut news = keep.subscribe();
+    for connection in connections(keep).await? {
+        let expires = relative(connection.access_expires_at.as_deref(), output::now_ms());
+        let class = class(&connection.provider);
+        output::write(&format!("{}  {class}  {}  expires {expires}\n", connection.name, connection.status))?;
+    }
+    loop {
+        match news.recv().await {
+            Ok(event) => output::write(&events::line(&EventJson::new(&event, &Times::of(keep))))?,
+            Err(RecvError::Lagged(missed)) => output::write(&format!("({missed} events were not shown)\n"))?,
+            Err(RecvError::Closed) => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::with_status;
+    use super::*;
+
+    #[tokio::test]
+    async fn each_sample_has_a_provider_of_the_class_of_its_grant() {
+        let ttl = Duration::from_secs(60);
+        let loopback = ([127, 0, 0, 1], 0).into();
+        let mock = mock_provider::start(loopback, tokenkeep_mock::Rotation::Strict, ttl, 1).await.unwrap();
+        let config = config(Path::new("/s"), &mock).unwrap();
+        for (sample, provider) in SAMPLES.iter().zip(&config.providers) {
+            assert_eq!(provider.name, sample.name);
+            assert_eq!(provider.rules.rotation.to_string(), sample.mock_rotation.to_string());
+        }
+        mock.shutdown().await;
+    }
+
+    #[test]
+    fn the_table_shows_the_class_and_is_drawn_over_itself() {
+        let jira = ConnectionJson { provider: "jira".to_owned(), ..with_status("fresh") };
+        let text = table(&[jira], 0);
+        assert!(text.contains("grace:600"), "{text}");
+        assert_eq!(over(0, "x"), "x");
+        assert_eq!(over(4, "x"), "\x1b[4A\x1b[Jx");
+    }
+}

@@ -1,0 +1,158 @@
+//! `tokenkeep status`: what is fresh, what is next, what needs you and why.
+
+use super::{client, exit_of, list, with_suggestion};
+use crate::api::json::{ConnectionJson, SummaryJson};
+use crate::cli::{Common, StatusArgs, shown, target};
+use crate::client::{Client, encode};
+use crate::error::{CliError, Exit};
+use crate::output::{self, relative};
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Status {
+    summary: SummaryJson,
+    connections: Vec<ConnectionJson>,
+}
+
+/// Prints the state of a namespace, or of one connection.
+///
+/// # Errors
+/// The daemon does not answer, or there is no such connection.
+pub fn run(common: &Common, args: &StatusArgs) -> Result<Exit, CliError> {
+    let client = client(common)?;
+    let connections = match &args.name {
+        Some(name) => vec![one(&client, common, name)?],
+        None => client.pages(&format!("/v1/connections?namespace={}", encode(&common.namespace)))?,
+    };
+    let exit = exit_of(&connections);
+    if args.name.is_some() && !args.json {
+        let now_ms = output::now_ms();
+        output::write(&connections.iter().map(|connection| detail(connection, now_ms)).collect::<String>())?;
+        return Ok(exit);
+    }
+    let summary = client.get(&format!("/v1/summary?namespace={}", encode(&common.namespace)))?.json()?;
+    let status = Status { summary, connections };
+    if args.json {
+        output::write_json(&status)?;
+    } else {
+        output::write(&overview(&status, output::now_ms()))?;
+    }
+    Ok(exit)
+}
+
+fn one(client: &Client, common: &Common, name: &str) -> Result<ConnectionJson, CliError> {
+    client
+        .get(&target(&common.namespace, name, ""))
+        .map_err(|error| with_suggestion(error, client, common, name))?
+        .json()
+}
+
+/// Counts, a line for each connection, and below what needs somebody.
+fn overview(status: &Status, now_ms: i64) -> String {
+    let Status { summary, connections } = status;
+    let counts = summary.by_status.iter().filter(|(_, count)| **count > 0);
+    let counts: Vec<String> = counts.map(|(status, count)| format!("{count} {status}")).collect();
+    let noun = if summary.total == 1 { "connection" } else { "connections" };
+    let mut text = format!("{} {noun}", summary.total);
+    if !counts.is_empty() {
+        // Writing to a String cannot fail, here and below.
+        let _ = write!(text, ": {}", counts.join(", "));
+    }
+    let _ = writeln!(
+        text,
+        "\nnext refresh {}, first expiry {}",
+        relative(summary.next_refresh_at.as_deref(), now_ms),
+        relative(summary.earliest_expiry_at.as_deref(), now_ms)
+    );
+    if !connections.is_empty() {
+        let _ = write!(text, "\n{}", list::table(connections, now_ms));
+    }
+    for connection in connections {
+        if let Some(error) = &connection.last_error {
+            let name = shown(&connection.namespace, &connection.name);
+            let _ = write!(text, "\n{name}: {}\n  next: {}\n", error.message, error.next_action);
+        }
+    }
+    text
+}
+
+/// Everything about one connection, a line each.
+fn detail(connection: &ConnectionJson, now_ms: i64) -> String {
+    let time = |at: &Option<String>| match at {
+        Some(text) => format!("{text} ({})", relative(Some(text), now_ms)),
+        None => "-".to_owned(),
+    };
+    let labels: Vec<String> = connection.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    let stats = &connection.stats;
+    let lines = [
+        ("name", shown(&connection.namespace, &connection.name)),
+        ("provider", connection.provider.clone()),
+        ("status", connection.status.clone()),
+        ("generation", connection.generation.to_string()),
+        ("access token ends", time(&connection.access_expires_at)),
+        ("next refresh", time(&connection.refresh_due_at)),
+        ("refresh token ends", time(&connection.refresh_expires_at)),
+        ("consent ends", time(&connection.consent_expires_at)),
+        ("last refreshed", time(&connection.last_refreshed_at)),
+        ("attempts", format!("{} tried, {} succeeded, {} failed", stats.attempted, stats.succeeded, stats.failed)),
+        ("scopes", connection.scopes.join(" ")),
+        ("labels", labels.join(" ")),
+    ];
+    let mut text = String::new();
+    for (title, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
+        let _ = writeln!(text, "{title:<20}{value}");
+    }
+    if let Some(error) = &connection.last_error {
+        let _ = writeln!(text, "{:<20}{} ({})", "last error", error.message, error.code);
+        let _ = writeln!(text, "{:<20}{}", "when", time(&error.at));
+        let _ = writeln!(text, "{:<20}{}", "what to do", error.next_action);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::with_status;
+    use super::*;
+    use crate::api::json::{LastErrorJson, parse_time};
+    use std::collections::BTreeMap;
+
+    fn now() -> i64 {
+        parse_time("2026-11-23T10:00:00Z").unwrap().as_millis()
+    }
+
+    fn failed() -> ConnectionJson {
+        let error = LastErrorJson {
+            code: "invalid_grant".to_owned(),
+            message: "The provider says no.".to_owned(),
+            at: None,
+            next_action: "Sign in again.".to_owned(),
+        };
+        ConnectionJson { last_error: Some(error), ..with_status("needs_reauth") }
+    }
+
+    #[test]
+    fn an_overview_counts_lists_and_says_what_to_do() {
+        let summary = SummaryJson {
+            total: 1,
+            by_status: BTreeMap::from([("fresh".to_owned(), 0), ("needs_reauth".to_owned(), 1)]),
+            next_refresh_at: None,
+            earliest_expiry_at: Some("2026-11-23T11:00:00Z".to_owned()),
+        };
+        let text = overview(&Status { summary, connections: vec![failed()] }, now());
+        assert!(text.starts_with("1 connection: 1 needs_reauth\nnext refresh -, first expiry in 1h 0m\n"), "{text}");
+        assert!(text.ends_with("\njira: The provider says no.\n  next: Sign in again.\n"), "{text}");
+    }
+
+    #[test]
+    fn a_detail_leaves_out_what_there_is_not() {
+        let text = detail(&failed(), now());
+        assert!(text.contains("status              needs_reauth\n"), "{text}");
+        assert!(text.contains("labels              team=a\n"), "{text}");
+        assert!(text.contains("what to do          Sign in again.\n"), "{text}");
+        let bare = ConnectionJson { labels: BTreeMap::new(), ..with_status("fresh") };
+        assert!(!detail(&bare, now()).contains("labels"));
+    }
+}

@@ -1,0 +1,94 @@
+//! `tokenkeep token NAME`: a valid access token, and nothing else.
+
+use super::{client, with_suggestion};
+use crate::api::json::TokenJson;
+use crate::cli::{Common, TokenArgs, target};
+use crate::client::{Request, TIMEOUT};
+use crate::error::{CliError, Exit};
+use crate::output;
+use crate::output::say;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// What the daemon waits for a refresh where nobody says otherwise.
+const WAIT_DEFAULT: Duration = Duration::from_secs(10);
+
+/// Prints the token.
+///
+/// # Errors
+/// There is none: no such connection, a human must sign in, or the provider is down.
+pub fn run(common: &Common, args: &TokenArgs) -> Result<Exit, CliError> {
+    let client = client(common)?;
+    let request = Request {
+        method: "GET",
+        target: &full_target(common, args),
+        body: None,
+        timeout: TIMEOUT + args.wait.unwrap_or(WAIT_DEFAULT),
+    };
+    let answer = client.send(request).map_err(|error| with_suggestion(error, &client, common, &args.name))?;
+    let token: TokenJson<'_> = answer.json()?;
+    if args.json {
+        output::write_json(&token)?;
+        return Ok(Exit::Ok);
+    }
+    if token.stale {
+        say!("warning: stale: it lives shorter than asked for, and no longer one can be had now");
+    }
+    for warning in &token.warnings {
+        say!("warning: {warning}");
+    }
+    output::write(&line(&token, args.header))?;
+    Ok(Exit::Ok)
+}
+
+fn full_target(common: &Common, args: &TokenArgs) -> String {
+    let mut target = target(&common.namespace, &args.name, "/token");
+    for (name, span) in [("min_ttl", args.min_ttl), ("wait", args.wait)] {
+        if let Some(span) = span {
+            target.push(if target.contains('?') { '&' } else { '?' });
+            target.push_str(&format!("{name}={}ms", span.as_millis()));
+        }
+    }
+    target
+}
+
+fn line(token: &TokenJson<'_>, header: bool) -> Zeroizing<String> {
+    let TokenJson { access_token, token_type, .. } = token;
+    Zeroizing::new(if header {
+        format!("Authorization: {token_type} {access_token}\n")
+    } else {
+        format!("{access_token}\n")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser as _;
+
+    fn asked(line: &str) -> String {
+        let words = std::iter::once("tokenkeep").chain(line.split_whitespace());
+        let cli = Cli::try_parse_from(words).unwrap();
+        let Command::Token(args) = &cli.command else { panic!("another command") };
+        full_target(&cli.common, args)
+    }
+
+    #[test]
+    fn only_what_was_said_is_asked_for() {
+        assert_eq!(asked("token jira"), "/v1/connections/jira/token");
+        assert_eq!(asked("token jira --min-ttl 5m"), "/v1/connections/jira/token?min_ttl=300000ms");
+        assert_eq!(
+            asked("-n team token jira --min-ttl 5m --wait 0"),
+            "/v1/connections/jira/token?namespace=team&min_ttl=300000ms&wait=0ms"
+        );
+    }
+
+    #[test]
+    fn a_line_is_the_token_or_the_header() {
+        let text = r#"{"access_token":"t","token_type":"Bearer","expires_at":null,"expires_in":null,"scope":"","generation":1,"stale":false,"warnings":[]}"#;
+        let token: TokenJson<'_> = serde_json::from_str(text).unwrap();
+        assert_eq!(line(&token, false).as_str(), "t\n");
+        assert_eq!(line(&token, true).as_str(), "Authorization: Bearer t\n");
+    }
+}

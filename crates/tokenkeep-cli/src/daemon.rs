@@ -1,0 +1,254 @@
+//! The engine with its API around it: what `serve` and `demo` run.
+
+use crate::api::{self, Api};
+use crate::error::CliError;
+use crate::server::{self, OwnerSocket};
+use crate::state_dir;
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokenkeep::{Config, TokenKeep};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// How long an engine that cannot go on may take to close.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
+
+/// Where the daemon listens on TCP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Listen {
+    /// Somebody chose it: it must work.
+    Chosen(SocketAddr),
+    /// Nobody did: where the port is taken, the daemon does without TCP and says so.
+    Default(SocketAddr),
+}
+
+/// A running daemon.
+pub struct Daemon {
+    keep: TokenKeep,
+    socket: PathBuf,
+    tcp: Option<SocketAddr>,
+    stop: watch::Sender<bool>,
+    servers: JoinSet<()>,
+}
+
+/// Why a daemon ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Somebody asked for it.
+    Asked,
+    /// The engine cannot go on.
+    Failed(String),
+}
+
+impl Daemon {
+    /// Opens the engine, which takes the state folder's lock, then listens.
+    ///
+    /// # Errors
+    /// The engine does not open, or an address cannot be listened on.
+    pub async fn start(config: Config, listen: Listen) -> Result<Self, CliError> {
+        let socket = state_dir::socket(&config.state_dir)?;
+        let keep = TokenKeep::open(config).await?;
+        match listeners(&socket, listen).await {
+            Ok((unix, tcp)) => Ok(Self::serve(keep, socket, unix, tcp)),
+            Err(error) => {
+                keep.shutdown().await;
+                Err(error)
+            }
+        }
+    }
+
+    fn serve(keep: TokenKeep, socket: PathBuf, unix: UnixListener, tcp: Option<TcpListener>) -> Self {
+        let api = Api { keep: keep.clone() };
+        let (stop, stopped) = watch::channel(false);
+        let mut servers = JoinSet::new();
+        let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
+        if let Some(tcp) = tcp {
+            servers.spawn(server::serve(tcp, api::public(api.clone()), stopped.clone()));
+        }
+        servers.spawn(server::serve(OwnerSocket::new(unix), api::whole(api), stopped));
+        Self { keep, socket, tcp: address, stop, servers }
+    }
+
+    /// The engine.
+    #[must_use]
+    pub fn keep(&self) -> &TokenKeep {
+        &self.keep
+    }
+
+    /// The socket's path.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Where it listens on TCP.
+    #[must_use]
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        self.tcp
+    }
+
+    /// Runs until a signal comes or the engine cannot go on, then stops cleanly. A second signal
+    /// during the stop ends the process at once.
+    ///
+    /// # Errors
+    /// The engine could not go on.
+    pub async fn run(self, mut signals: Signals) -> Result<(), CliError> {
+        let end = tokio::select! {
+            () = signals.next() => End::Asked,
+            reason = self.keep.failed() => End::Failed(reason),
+        };
+        tracing::info!(?end, "stopping");
+        tokio::select! {
+            () = self.stop(&end) => {}
+            () = signals.next() => return Err(CliError::new("stopped at once, by a second signal")),
+        }
+        match end {
+            End::Asked => Ok(()),
+            End::Failed(reason) => Err(CliError::new(format!("the engine cannot go on: {reason}"))
+                .next_step("mend the cause, then start the daemon again; what was stored is kept")),
+        }
+    }
+
+    /// Stops accepting, drains the engine, and removes the socket.
+    pub async fn stop(mut self, end: &End) {
+        // Servers that have ended need no word.
+        let _ = self.stop.send(true);
+        match end {
+            End::Asked => self.keep.shutdown().await,
+            End::Failed(_) => {
+                if tokio::time::timeout(CLOSE_MAX, self.keep.shutdown()).await.is_err() {
+                    tracing::error!("the engine did not close in time");
+                }
+            }
+        }
+        while self.servers.join_next().await.is_some() {}
+        if let Err(error) = fs::remove_file(&self.socket) {
+            tracing::debug!(%error, "the socket could not be removed");
+        }
+    }
+}
+
+async fn listeners(socket: &Path, listen: Listen) -> Result<(UnixListener, Option<TcpListener>), CliError> {
+    let tcp = bind_tcp(listen).await?;
+    let unix = bind_socket(socket).map_err(|error| {
+        CliError::new(format!("the socket {} cannot be made: {error}", socket.display()))
+            .next_step("make the state folder writable for this user, on a file system that has sockets")
+    })?;
+    Ok((unix, tcp))
+}
+
+/// Replaces the socket of a daemon that was killed: the state folder's lock says that none runs.
+fn bind_socket(path: &Path) -> io::Result<UnixListener> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+        Ok(_) => {
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something else has its name"));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?;
+    // Until here the folder's mode (0700) keeps others out, and afterwards each peer's user id does too.
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn bind_tcp(listen: Listen) -> Result<Option<TcpListener>, CliError> {
+    let (Listen::Chosen(address) | Listen::Default(address)) = listen;
+    match TcpListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if listen == Listen::Default(address) && error.kind() == io::ErrorKind::AddrInUse => {
+            tracing::warn!(%address, "the default address is in use: going on without TCP; choose another with --listen");
+            Ok(None)
+        }
+        Err(error) => Err(CliError::new(format!("{address} cannot be listened on: {error}"))
+            .next_step("choose another address with --listen, or port 0 for any free one")),
+    }
+}
+
+/// SIGTERM and SIGINT.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Takes both signals over, from now on.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn new() -> Result<Self, CliError> {
+        let listen = |kind| signal(kind).map_err(|error| CliError::new(format!("signals cannot be received: {error}")));
+        Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
+    }
+
+    /// The next of them.
+    pub async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Runs a future on a runtime with a worker for each processor.
+///
+/// # Errors
+/// The runtime does not start, or what the future answers.
+pub fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::new(format!("the runtime does not start: {error}")))?
+        .block_on(future)
+}
+
+/// Keeps this process's memory out of core dumps and other processes' sight (security 8).
+///
+/// What the system refuses is said, and no reason to stop.
+pub fn harden() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        tracing::warn!(%error, "core dumps could not be turned off");
+    }
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable) {
+        tracing::warn!(%error, "the process could not be made undumpable");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_nothing_else_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        drop(bind_socket(&path).unwrap());
+        assert!(path.exists());
+        let _listener = bind_socket(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let file = folder.path().join("f");
+        fs::write(&file, "precious").unwrap();
+        assert!(bind_socket(&file).is_err());
+        assert_eq!(fs::read_to_string(&file).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn a_chosen_address_must_work_and_the_default_may_be_taken() {
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = taken.local_addr().unwrap();
+        assert!(bind_tcp(Listen::Default(address)).await.unwrap().is_none());
+        let report = bind_tcp(Listen::Chosen(address)).await.unwrap_err().report();
+        assert!(report.contains("cannot be listened on") && report.contains("--listen"), "{report}");
+    }
+}

@@ -1,0 +1,191 @@
+//! HTTP/1.1 on a listener: limits, peers, and an end that waits for what is in flight.
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// The most connections of one listener; more wait in the system's queue.
+pub const CONNECTIONS_MAX: usize = 512;
+/// How long a client may take to send a request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// The most headers of a request.
+const HEADERS_MAX: usize = 64;
+/// How long accepting pauses after it failed: it does so where file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long the end waits for answers in flight.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Where connections come from.
+pub trait Accept: Send + 'static {
+    /// A connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection that may ask; `None` for one that may not, and was closed.
+    fn accept(&self) -> impl Future<Output = io::Result<Option<Self::Stream>>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<Option<TcpStream>> {
+        let (stream, _) = Self::accept(self).await?;
+        // Answers are written whole; waiting for more to send only delays them.
+        stream.set_nodelay(true)?;
+        Ok(Some(stream))
+    }
+}
+
+/// The socket in the state folder: answers this user, and root.
+#[derive(Debug)]
+pub struct OwnerSocket {
+    listener: UnixListener,
+    owner: u32,
+}
+
+impl OwnerSocket {
+    /// Answers the user that this process runs as.
+    #[must_use]
+    pub fn new(listener: UnixListener) -> Self {
+        Self { listener, owner: rustix::process::geteuid().as_raw() }
+    }
+}
+
+impl Accept for OwnerSocket {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<Option<UnixStream>> {
+        let (stream, _) = self.listener.accept().await?;
+        let peer = stream.peer_cred()?.uid();
+        if may_ask(peer, self.owner) {
+            return Ok(Some(stream));
+        }
+        tracing::warn!(uid = peer, "another user's connection to the socket was closed");
+        Ok(None)
+    }
+}
+
+fn may_ask(peer: u32, owner: u32) -> bool {
+    peer == owner || peer == 0
+}
+
+/// Serves `app` until `stop` turns true, then waits for answers in flight, at most [`DRAIN_MAX`].
+pub async fn serve(listener: impl Accept, app: Router, mut stop: watch::Receiver<bool>) {
+    let graceful = GracefulShutdown::new();
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    while let Some((stream, slot)) = next(&listener, &slots, &mut stop).await {
+        let service = TowerToHyperService::new(app.clone());
+        let connection = http().serve_connection(TokioIo::new(stream), service);
+        let connection = graceful.watch(connection);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop(slot);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN_MAX, graceful.shutdown()).await.is_err() {
+        tracing::warn!("connections were still busy at the end");
+    }
+}
+
+fn http() -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX);
+    http
+}
+
+/// The next connection and its slot; `None` when it is time to stop.
+async fn next<L: Accept>(
+    listener: &L,
+    slots: &Arc<Semaphore>,
+    stop: &mut watch::Receiver<bool>,
+) -> Option<(L::Stream, OwnedSemaphorePermit)> {
+    let accepted = async {
+        // Nobody closes the semaphore.
+        let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+        loop {
+            match listener.accept().await {
+                Ok(Some(stream)) => return Some((stream, slot)),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = stop.wait_for(|stop| *stop) => None,
+        accepted = accepted => accepted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[test]
+    fn only_this_user_and_root_may_ask() {
+        assert!(may_ask(1000, 1000) && may_ask(0, 1000));
+        assert!(!may_ask(1001, 1000) && !may_ask(1000, 0));
+    }
+
+    async fn ask(stream: &mut TcpStream) -> String {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_stop_lets_the_answer_in_flight_finish() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let slow = || async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            "done"
+        };
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(serve(listener, Router::new().route("/", get(slow)), stopped));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let asked = tokio::spawn(async move { ask(&mut stream).await });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        stop.send(true).unwrap();
+        assert!(asked.await.unwrap().ends_with("done"));
+        server.await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn the_socket_answers_its_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let socket = OwnerSocket::new(UnixListener::bind(&path).unwrap());
+        let (stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(serve(socket, Router::new().route("/", get(|| async { "hello" })), stopped));
+        let answer = tokio::task::spawn_blocking(move || {
+            let client = crate::client::Client::new(path);
+            client.get("/").unwrap().body
+        });
+        assert_eq!(answer.await.unwrap(), b"hello");
+        stop.send(true).unwrap();
+        server.await.unwrap();
+    }
+}

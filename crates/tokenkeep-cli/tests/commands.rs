@@ -1,0 +1,145 @@
+//! The real binary, where it needs no engine: against nothing, and against a daemon of few words.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+fn tokenkeep(state_dir: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tokenkeep"))
+        .args(arguments)
+        .env_clear()
+        .env("TOKENKEEP_STATE_DIR", state_dir)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Runs a command against a daemon that gives these answers, one a connection; also what it was asked.
+fn with_daemon(arguments: &[&str], answers: &[(u16, &str)]) -> (Output, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join("tokenkeep.sock")).unwrap();
+    let answers: Vec<(u16, String)> = answers.iter().map(|(status, body)| (*status, (*body).to_owned())).collect();
+    let daemon = std::thread::spawn(move || {
+        let mut asked = Vec::new();
+        for (status, body) in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = vec![0; 64 * 1024];
+            let size = stream.read(&mut request).unwrap();
+            asked.push(text(&request[..size]).lines().next().unwrap().to_owned());
+            let size = body.len();
+            write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {size}\r\n\r\n{body}").unwrap();
+        }
+        asked
+    });
+    let output = tokenkeep(folder.path(), arguments);
+    (output, daemon.join().unwrap())
+}
+
+fn problem(status: u16, code: &str) -> String {
+    format!(
+        r#"{{"type":"about:blank","title":"X","status":{status},"detail":"it is so","code":"{code}","next_action":"do it","retry_at":null}}"#
+    )
+}
+
+const TOKEN: &str = r#"{"access_token":"secret-1","token_type":"Bearer","expires_at":"2026-11-23T10:00:00Z","expires_in":60,"scope":"a","generation":1,"stale":true,"warnings":["unknown_age"]}"#;
+
+#[test]
+fn token_prints_the_token_and_nothing_else_on_standard_output() {
+    let (output, asked) = with_daemon(&["token", "jira", "--min-ttl", "5m"], &[(200, TOKEN)]);
+    assert_eq!(text(&output.stdout), "secret-1\n");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(asked, ["GET /v1/connections/jira/token?min_ttl=300000ms HTTP/1.1"]);
+    let talk = text(&output.stderr);
+    assert!(talk.contains("stale") && talk.contains("unknown_age"));
+    assert!(!talk.contains("secret-1"));
+    let (output, _) = with_daemon(&["token", "jira", "--header"], &[(200, TOKEN)]);
+    assert_eq!(text(&output.stdout), "Authorization: Bearer secret-1\n");
+}
+
+#[test]
+fn problems_decide_the_exit_code() {
+    for (status, code, exit) in
+        [(409, "needs_reauth", 4), (503, "expired", 75), (500, "internal", 1), (400, "invalid", 1)]
+    {
+        let body = problem(status, code);
+        let (output, _) = with_daemon(&["token", "jira"], &[(status, &body)]);
+        assert_eq!(output.status.code(), Some(exit), "{code}");
+        assert_eq!(text(&output.stderr), "error: it is so\nnext: do it\n");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_name_that_does_not_exist_is_compared_with_those_that_do() {
+    let connection = r#"{"name":"jira","namespace":"default","provider":"p","status":"needs_reauth","generation":1,"access_expires_at":null,"refresh_due_at":null,"refresh_expires_at":null,"consent_expires_at":null,"last_refreshed_at":null,"attempts":0,"last_error":null,"stats":{"attempted":0,"succeeded":0,"failed":0},"scopes":[],"labels":{}}"#;
+    let page = format!(r#"{{"items":[{connection}],"next_cursor":null}}"#);
+    let answers = [(404, &*problem(404, "not_found")), (200, &*page)];
+    let (output, _) = with_daemon(&["pause", "jria"], &answers);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).contains("did you mean `jira`?"));
+    let (output, _) = with_daemon(&["list", "--json"], &[(200, &page)]);
+    assert_eq!(output.status.code(), Some(4), "one needs a human");
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(listed[0]["name"], "jira");
+}
+
+#[test]
+fn without_a_daemon_commands_say_how_to_start_one() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [&["token", "jira"][..], &["list"], &["events"], &["status"]] {
+        let output = tokenkeep(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(text(&output.stderr).contains("start one with `tokenkeep serve`"));
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_exit_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    for arguments in [
+        &["tokn"][..],
+        &["token", "a/b"],
+        &["serve", "--listen", "0.0.0.0:1"],
+        &["remove", "jira"],
+        &["token", "jira", "--url", "http://localhost"],
+    ] {
+        let output = tokenkeep(folder.path(), arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_wrong_configuration_is_shown_with_its_place_and_nothing_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tokenkeep.toml");
+    std::fs::write(&path, "[refresh]\nmax_retires = 3\n").unwrap();
+    let state = folder.path().join("state");
+    let output = tokenkeep(&state, &["serve", "--config", path.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let talk = text(&output.stderr);
+    assert!(talk.contains("tokenkeep.toml:2:1: unknown key `max_retires`"));
+    assert!(talk.contains("did you mean `max_retries`?"));
+    assert!(!state.exists());
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tokenkeep"))
+        .args(["providers", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty());
+}

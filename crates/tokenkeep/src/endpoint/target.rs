@@ -1,0 +1,248 @@
+//! What a token URL says, read and checked once: where to connect, and what every request to it has in common.
+
+use super::http::Options;
+use super::pool::Pool;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http_body_util::Full;
+use hyper::body::Bytes;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use tokenkeep_core::oauth::request::TokenRequest;
+use tokenkeep_core::{Failure, FailureCode, Secret};
+use url::{Host, Url};
+
+const AGENT: &str = concat!("tokenkeep/", env!("CARGO_PKG_VERSION"));
+
+/// The body of a token request; its memory is wiped when the last handle to it goes.
+pub(super) type RequestBody = Full<Bytes>;
+
+/// Whether TLS is spoken.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) enum Scheme {
+    /// Over TLS.
+    Https,
+    /// In the clear: to this machine, or where the configuration says so.
+    Http,
+}
+
+/// A server as it is connected to.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Server {
+    /// Whether TLS is spoken.
+    pub scheme: Scheme,
+    /// Its name or address.
+    pub host: Host<String>,
+    /// Its port.
+    pub port: u16,
+}
+
+/// A server and the idle connections to it.
+#[derive(Debug)]
+pub(super) struct Origin {
+    /// The server.
+    pub server: Server,
+    /// Idle connections to it.
+    pub pool: Arc<Pool>,
+}
+
+/// A token URL.
+#[derive(Debug)]
+pub(super) struct Target {
+    /// Where to connect.
+    pub origin: Arc<Origin>,
+    path: Uri,
+    headers: HeaderMap,
+}
+
+/// The bytes of a secret, wiped when they are dropped.
+struct SecretBytes(Secret);
+
+impl AsRef<[u8]> for SecretBytes {
+    fn as_ref(&self) -> &[u8] {
+        self.0.expose().as_bytes()
+    }
+}
+
+fn refused(url: &Url, why: &str) -> Failure {
+    Failure::new(FailureCode::WrongEndpoint, &format!("{}: {why}", url.host_str().unwrap_or("no host")))
+}
+
+impl Server {
+    /// Reads where a token URL leads.
+    ///
+    /// # Errors
+    /// [`FailureCode::WrongEndpoint`]: no web address, a user name or password in it, or plain http to a host
+    /// that is neither this machine nor allowed.
+    pub(super) fn of(url: &Url, options: &Options) -> Result<Self, Failure> {
+        let scheme = match url.scheme() {
+            "https" => Scheme::Https,
+            "http" => Scheme::Http,
+            _ => return Err(refused(url, "token_url is neither https nor http")),
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(refused(url, "token_url has a user name or password in it"));
+        }
+        let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
+            return Err(refused(url, "token_url names no host"));
+        };
+        let server = Self { scheme, host: host.to_owned(), port };
+        if scheme == Scheme::Http && !is_loopback_host(&server.host) && !listed(&options.allow_http_hosts, &server.host)
+        {
+            return Err(refused(url, "token_url is plain http, which only this machine or an allowed host may be"));
+        }
+        Ok(server)
+    }
+}
+
+impl Target {
+    pub(super) fn new(url: &Url, origin: Arc<Origin>) -> Result<Self, Failure> {
+        let text = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+        let path = text.parse().map_err(|_| refused(url, "token_url has a path that cannot be sent"))?;
+        let name = url.host_str().unwrap_or_default();
+        let host = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
+        let host = host.parse().map_err(|_| refused(url, "token_url has a host that cannot be sent"))?;
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(HOST, host);
+        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        Ok(Self { origin, path, headers })
+    }
+
+    /// The request as it is sent. Its length is told by the connection, from the body.
+    ///
+    /// # Errors
+    /// [`FailureCode::InvalidRequest`]: the client's credentials do not fit a header.
+    pub(super) fn request(&self, token_request: TokenRequest) -> Result<Request<RequestBody>, Failure> {
+        let TokenRequest { authorization, content_type, body } = token_request;
+        let mut request = Request::new(Full::new(Bytes::from_owner(SecretBytes(body))));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.path.clone();
+        *request.headers_mut() = self.headers.clone();
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if let Some(authorization) = authorization {
+            let mut value =
+                HeaderValue::from_maybe_shared(Bytes::from_owner(SecretBytes(authorization))).map_err(|_| {
+                    Failure::new(FailureCode::InvalidRequest, "the client's credentials do not fit a header")
+                })?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        Ok(request)
+    }
+}
+
+/// Whether the name means this machine (RFC 6761 section 6.3) or the address is a loopback one.
+pub(super) fn is_loopback_host(host: &Host<String>) -> bool {
+    match host {
+        Host::Domain(name) => {
+            let name = name.strip_suffix('.').unwrap_or(name);
+            name == "localhost" || name.ends_with(".localhost")
+        }
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+    }
+}
+
+/// Whether the configuration names this host.
+fn listed(hosts: &[String], host: &Host<String>) -> bool {
+    let name = host.to_string();
+    let name = name.trim_matches(['[', ']']);
+    hosts.iter().any(|listed| listed.trim_matches(['[', ']']).eq_ignore_ascii_case(name))
+}
+
+/// Whether `address`, to which the server's host resolved, may be connected to (`security.md` 11).
+///
+/// # Errors
+/// Why not: link-local addresses, where clouds keep their metadata services, unless the host is allowed;
+/// and an address that is not loopback for plain http to a name that means this machine.
+pub(super) fn check_address(server: &Server, address: IpAddr, options: &Options) -> Result<(), &'static str> {
+    if listed(&options.allow_private_hosts, &server.host) {
+        return Ok(());
+    }
+    let address = address.to_canonical();
+    if is_link_local(address) {
+        return Err("it is a link-local address, and the host is not allowed to have one");
+    }
+    let http_by_loopback = server.scheme == Scheme::Http && !listed(&options.allow_http_hosts, &server.host);
+    if http_by_loopback && !address.is_loopback() {
+        return Err("it is not on this machine, and the host is not allowed to speak plain http");
+    }
+    Ok(())
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    /// Amazon's metadata service; it lies in the unique-local range.
+    const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254);
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::is_link_local(&address),
+        IpAddr::V6(address) => address.is_unicast_link_local() || address == METADATA_V6,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(url: &str, options: &Options) -> Result<Server, Failure> {
+        Server::of(&url.parse().unwrap(), options)
+    }
+
+    #[test]
+    fn plain_http_is_for_this_machine_and_allowed_hosts() {
+        let options = Options { allow_http_hosts: vec!["Idp.Test".into(), "::2".into()], ..Options::default() };
+        let allowed =
+            ["http://localhost/t", "http://a.localhost:1/", "http://127.9.9.9/", "http://[::1]/", "https://x.test/"];
+        for url in allowed.into_iter().chain(["http://idp.test:81/", "http://[::2]/"]) {
+            assert!(server(url, &options).is_ok(), "{url}");
+        }
+        for url in [
+            "http://x.test/",
+            "http://localhost.x.test/",
+            "http://10.0.0.1/",
+            "http://notlocalhost/",
+            "ftp://localhost/",
+        ] {
+            assert_eq!(server(url, &options).unwrap_err().code, FailureCode::WrongEndpoint, "{url}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_the_url_is_refused_and_not_repeated() {
+        for url in ["https://user:hunter2@x.test/", "https://hunter2@x.test/", "https://:hunter2@x.test/"] {
+            let failure = server(url, &Options::default()).unwrap_err();
+            assert_eq!(failure.code, FailureCode::WrongEndpoint);
+            assert!(!failure.detail.contains("hunter2"), "{failure:?}");
+        }
+    }
+
+    #[test]
+    fn metadata_addresses_are_refused_unless_the_host_is_allowed() {
+        let options = Options { allow_private_hosts: vec!["inside.test".into()], ..Options::default() };
+        let evil = server("https://evil.test/", &options).unwrap();
+        for address in ["169.254.169.254", "::ffff:169.254.169.254", "fe80::1", "fd00:ec2::254"] {
+            assert!(check_address(&evil, address.parse().unwrap(), &options).is_err(), "{address}");
+            let inside = server("https://inside.test/", &options).unwrap();
+            assert!(check_address(&inside, address.parse().unwrap(), &options).is_ok(), "{address}");
+        }
+        assert!(check_address(&evil, "93.184.216.34".parse().unwrap(), &options).is_ok());
+        let local = server("http://localhost/", &options).unwrap();
+        assert!(check_address(&local, "127.0.0.1".parse().unwrap(), &options).is_ok());
+        assert!(check_address(&local, "93.184.216.34".parse().unwrap(), &options).is_err(), "a poisoned localhost");
+    }
+
+    #[test]
+    fn the_host_header_names_a_port_only_where_it_is_not_the_usual_one() {
+        for (url, expected) in [
+            ("https://x.test/a?b=c", "x.test"),
+            ("https://x.test:443/", "x.test"),
+            ("https://x.test:8443/", "x.test:8443"),
+            ("http://[::1]:80/", "[::1]"),
+        ] {
+            let url: Url = url.parse().unwrap();
+            let server = Server::of(&url, &Options::default()).unwrap();
+            let origin = Arc::new(Origin { server, pool: Pool::new(1, std::time::Duration::ZERO) });
+            assert_eq!(Target::new(&url, origin).unwrap().headers[HOST], expected);
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Which places of the journal are held, by what, and which may be given out.
+
+use super::layout::Sent;
+use std::collections::BTreeMap;
+
+/// What is known of a place that is held.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Held {
+    /// Which place.
+    pub index: u32,
+    /// What was written there; `None`: nothing yet.
+    pub written: Option<Written>,
+}
+
+/// A record in a held place.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Written {
+    /// The attempt.
+    pub sent: Sent,
+    /// Whether its answer was written too.
+    pub answered: bool,
+}
+
+/// The places, by what may be done with them. There is one more than are ever given out: the place of the
+/// highest durable answer is kept back, so that no torn write can make the journal forget how far it came.
+#[derive(Debug)]
+pub(super) struct Places {
+    free: Vec<u32>,
+    held: BTreeMap<u64, Held>,
+    next_sequence: u64,
+    highest_answer: u64,
+    kept_back: Option<KeptBack>,
+    given_out_max: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KeptBack {
+    index: u32,
+    /// Its attempt is retired: it is free as soon as a higher answer is durable.
+    idle: bool,
+}
+
+impl Places {
+    /// `count` places of which those in `held` are taken; the highest durable answer is in `highest_at`.
+    pub(super) fn new(count: u32, held: BTreeMap<u64, Held>, next_sequence: u64, highest: (u64, Option<u32>)) -> Self {
+        let (highest_answer, highest_at) = highest;
+        let is_held = |index: u32| held.values().any(|held| held.index == index);
+        let free = (0..count).rev().filter(|&index| !is_held(index) && highest_at != Some(index)).collect();
+        let kept_back = highest_at.map(|index| KeptBack { index, idle: !is_held(index) });
+        let given_out_max = count.saturating_sub(1) as usize;
+        Self { free, held, next_sequence, highest_answer, kept_back, given_out_max }
+    }
+
+    /// Takes a place, the one last given back first: few pages of the file are then warm and dirty.
+    pub(super) fn reserve(&mut self) -> Option<(u32, u64)> {
+        if self.held.len() >= self.given_out_max {
+            return None;
+        }
+        let index = self.free.pop()?;
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        self.held.insert(sequence, Held { index, written: None });
+        Some((index, sequence))
+    }
+
+    /// Whether this attempt still holds this place.
+    pub(super) fn holds(&self, index: u32, sequence: u64) -> bool {
+        self.held.get(&sequence).is_some_and(|held| held.index == index)
+    }
+
+    /// Notes what was written for an attempt that holds a place.
+    pub(super) fn note_written(&mut self, written: Written) {
+        if let Some(held) = self.held.get_mut(&written.sent.sequence) {
+            held.written = Some(written);
+        }
+    }
+
+    /// Ends the hold of an attempt on its place, which is not free before [`Places::give_back`].
+    pub(super) fn take(&mut self, sequence: u64) -> Option<Held> {
+        self.held.remove(&sequence)
+    }
+
+    /// Ends the hold of an attempt that wrote nothing.
+    pub(super) fn take_unwritten(&mut self, sequence: u64) -> Option<Held> {
+        let unwritten = self.held.get(&sequence).is_some_and(|held| held.written.is_none());
+        if unwritten { self.take(sequence) } else { None }
+    }
+
+    /// Frees a place that was taken from its holder.
+    pub(super) fn give_back(&mut self, index: u32) {
+        match &mut self.kept_back {
+            Some(kept) if kept.index == index => kept.idle = true,
+            _ => self.free.push(index),
+        }
+    }
+
+    /// The answer of this attempt is durable.
+    pub(super) fn note_durable(&mut self, sequence: u64) {
+        if sequence <= self.highest_answer {
+            return;
+        }
+        self.highest_answer = sequence;
+        let Some(index) = self.held.get(&sequence).map(|held| held.index) else { return };
+        if let Some(before) = self.kept_back.replace(KeptBack { index, idle: false })
+            && before.idle
+        {
+            self.free.push(before.index);
+        }
+    }
+
+    /// Everything written and not retired, by sequence.
+    pub(super) fn written(&self) -> Vec<(u32, Written)> {
+        self.held.values().filter_map(|held| Some((held.index, held.written?))).collect()
+    }
+
+    pub(super) const fn highest_answer(&self) -> u64 {
+        self.highest_answer
+    }
+
+    /// The highest sequence number given out.
+    pub(super) const fn last_sequence(&self) -> u64 {
+        self.next_sequence - 1
+    }
+}

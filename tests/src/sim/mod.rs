@@ -1,0 +1,366 @@
+//! Deterministic simulation: the real engine on one thread, with paused time, an injected store, journal, network,
+//! clock and dice, and a provider of every rotation class whose ledger is the oracle.
+//!
+//! One seed is one trace. A seed runs a phase of faults (a few seeds have none), then a phase without any, after which
+//! every connection must be fresh, or be flagged with a cause that the ledger confirms.
+
+pub mod parts;
+pub mod world;
+
+use parts::{JournalDisk, Sabotage, SimJournal, SimStore};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokenkeep::engine::{Engine, Options, Parts};
+use tokenkeep::store::memory::MemoryStore;
+use tokenkeep::store::{ListQuery, PAGE_MAX, Store};
+use tokenkeep::{Import, Provider, TokenAsk, TokenKeep, Warning};
+use tokenkeep_core::model::{Connection, ConnectionKey, State, Status};
+use tokenkeep_core::oauth::request::Client;
+use tokenkeep_core::provider::{Rotation, Rules};
+use tokenkeep_core::schedule::{self, Policy};
+use tokenkeep_core::{FailureCode, Secret};
+use tokenkeep_mock::{GrantOptions, Provider as MockProvider, ProviderConfig};
+use world::{Faults, SimClock, SimDice, SimEndpoint, World};
+
+/// The size of one seed's run.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Connections, over all rotation classes.
+    pub connections: usize,
+    /// Workers of the engine.
+    pub workers: u32,
+    /// How long faults strike.
+    pub faults_for: Duration,
+    /// How long it has to heal: two longest lives, the longest hold and probe.
+    pub heal_for: Duration,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self {
+            connections: 50,
+            workers: 3,
+            faults_for: Duration::from_secs(4 * 3600),
+            heal_for: Duration::from_secs(4 * 3600),
+        }
+    }
+}
+
+/// What one seed's run came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// What the oracle found wrong; empty is good.
+    pub violations: Vec<String>,
+    /// The trace's hash: same seed, same hash.
+    pub trace: (u64, u64),
+    /// Refreshes that the provider made.
+    pub refreshes: u64,
+    /// Grants that were lost in flight, as flagged and as the ledger confirms.
+    pub lost: u64,
+    /// Crashes of the whole process.
+    pub crashes: u64,
+    /// Tokens read.
+    pub reads: u64,
+    /// Faults by kind.
+    pub faults: BTreeMap<&'static str, u64>,
+}
+
+const CLASSES: [&str; 5] = ["persistent", "grace:600", "until-used", "strict", "unknown"];
+const LIVES_S: [i64; 3] = [60, 600, 3600];
+
+/// Runs one seed on a thread of its own with paused time.
+#[must_use]
+pub fn run(seed: u64, size: Size, sabotage: Sabotage) -> Report {
+    // A planted panic is part of the simulation, not news.
+    std::panic::set_hook(Box::new(|info| {
+        if !info.to_string().contains("simulated panic") {
+            eprintln!("{info}");
+        }
+    }));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O can always be built");
+    runtime.block_on(Run::new(seed, size, sabotage).run())
+}
+
+struct Run {
+    world: Arc<World>,
+    store: Arc<MemoryStore>,
+    disk: Arc<Mutex<JournalDisk>>,
+    size: Size,
+    sabotage: Sabotage,
+    boot: u64,
+    generations: BTreeMap<ConnectionKey, u64>,
+    report: Report,
+}
+
+impl Run {
+    fn new(seed: u64, size: Size, sabotage: Sabotage) -> Self {
+        let provider = MockProvider::new(ProviderConfig { seed, ..ProviderConfig::default() });
+        Self {
+            world: World::new(seed, provider),
+            store: Arc::new(MemoryStore::new()),
+            disk: Arc::default(),
+            size,
+            sabotage,
+            boot: 1,
+            generations: BTreeMap::new(),
+            report: Report::default(),
+        }
+    }
+
+    async fn run(mut self) -> Report {
+        let keep = self.start(0).await;
+        self.sign_in(&keep.1).await;
+        self.world.set_faults(self.draw_faults());
+        let keep = self.live(keep, self.size.faults_for).await;
+        self.world.set_faults(Faults::default());
+        let keep = self.live(keep, self.size.heal_for).await;
+        self.judge().await;
+        keep.1.shutdown().await;
+        self.report.trace = self.world.trace();
+        let totals = self.provider().totals();
+        self.report.refreshes = totals.refreshes;
+        self.report.faults = self.world.struck.lock().expect("no panic holds it").clone();
+        self.report
+    }
+
+    fn provider(&self) -> std::sync::MutexGuard<'_, MockProvider> {
+        self.world.provider.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Swarm: each seed has its own mix, and one in eight has none at all.
+    fn draw_faults(&self) -> Faults {
+        if self.world.draw() < 0.125 {
+            return Faults::default();
+        }
+        let some = |most: f64| if self.world.draw() < 0.5 { 0.0 } else { most * self.world.draw() };
+        Faults {
+            unsent: some(0.3),
+            lost_before: some(0.05),
+            lost_after: some(0.05),
+            error_before: some(0.1),
+            error_after: some(0.05),
+            throttled: some(0.1),
+            unavailable: some(0.05),
+            truncated: some(0.05),
+            html: some(0.05),
+            crash: some(0.002),
+            power_cut: some(0.5),
+            panic: some(0.002),
+            store_full: some(0.05),
+        }
+    }
+
+    /// Starts the process, as often as it takes: it may crash while it recovers.
+    async fn start(&mut self, mut process: u64) -> (Arc<Engine>, TokenKeep) {
+        loop {
+            let engine = self.engine(process);
+            let world = Arc::clone(&self.world);
+            tokio::select! {
+                biased;
+                () = world.crashed() => process = self.after_crash(),
+                started = TokenKeep::on_engine(Arc::clone(&engine)) => match started {
+                    Ok(keep) => return (engine, keep),
+                    // A full disk at start: the service manager tries again.
+                    Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+                },
+            }
+        }
+    }
+
+    fn engine(&self, process: u64) -> Arc<Engine> {
+        let world = || Arc::clone(&self.world);
+        let in_flight_max = 32;
+        let store = SimStore { durable: Arc::clone(&self.store), world: world(), process, sabotage: self.sabotage };
+        let journal = SimJournal {
+            disk: Arc::clone(&self.disk),
+            world: world(),
+            process,
+            sabotage: self.sabotage,
+            places: in_flight_max,
+            taken: Mutex::default(),
+        };
+        let parts = Parts {
+            store: Arc::new(store),
+            journal: Arc::new(journal),
+            endpoint: Arc::new(SimEndpoint { world: world(), process }),
+            clock: Arc::new(SimClock(world())),
+            dice: Arc::new(SimDice(world())),
+        };
+        let options = Options {
+            policy: Policy::default(),
+            providers: CLASSES.iter().map(|class| self.provider_of(class)).collect(),
+            in_flight_max,
+            workers: self.size.workers,
+            boot: self.boot,
+            process,
+        };
+        Engine::new(parts, options)
+    }
+
+    fn provider_of(&self, class: &str) -> Provider {
+        let mut rotation = Rotation::parse(class).expect("the classes are spelled right");
+        if self.sabotage == Sabotage::BlindResend && rotation == Rotation::Strict {
+            rotation = Rotation::UntilUsed;
+        }
+        let name = class.replace(':', "-");
+        let url = format!("https://{name}.example/token").parse().expect("a well-formed address");
+        let client = Client { id: "mock-client".into(), secret: Some(Secret::new("mock-secret")) };
+        Provider::new(name, url, client, Rules { rotation, ..Rules::default() })
+    }
+
+    async fn sign_in(&mut self, keep: &TokenKeep) {
+        let mut imports = Vec::new();
+        for n in 0..self.size.connections {
+            let class = CLASSES[n % CLASSES.len()];
+            let rotation = if class == "unknown" { "strict" } else { class };
+            let options = GrantOptions {
+                label: format!("c{n}"),
+                rotation: Some(rotation.parse().expect("the provider knows the classes")),
+                access_ttl_ms: Some(LIVES_S[n / CLASSES.len() % LIVES_S.len()] * 1000),
+                ..GrantOptions::default()
+            };
+            let granted = self.provider().grant(self.world.now_ms(), options).token;
+            let key = ConnectionKey::in_default(format!("c{n}")).expect("a well-formed name");
+            let token = serde_json::json!({
+                "access_token": granted.access_token, "refresh_token": granted.refresh_token,
+                "expires_in": granted.expires_in, "expires_at": granted.expires_at,
+            });
+            let token = Secret::new(token.to_string());
+            imports.push(Import { key, provider: class.replace(':', "-"), token, labels: None });
+        }
+        for imported in keep.import_many(imports).await {
+            if let Err(error) = imported {
+                self.report.violations.push(format!("import failed: {error}"));
+            }
+        }
+    }
+
+    /// Lives for `span`, with a reader, through every crash.
+    async fn live(&mut self, mut running: (Arc<Engine>, TokenKeep), span: Duration) -> (Arc<Engine>, TokenKeep) {
+        let end = tokio::time::Instant::now() + span;
+        let world = Arc::clone(&self.world);
+        while tokio::time::Instant::now() < end {
+            let keep = running.1.clone();
+            let crashed = tokio::select! {
+                biased;
+                () = world.crashed() => true,
+                () = self.read_one(&keep) => false,
+            };
+            if crashed {
+                drop((keep, running));
+                let process = self.after_crash();
+                // Whoever was in the middle of something is dropped before the next process begins.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                running = self.start(process).await;
+            }
+        }
+        running
+    }
+
+    fn after_crash(&mut self) -> u64 {
+        self.report.crashes += 1;
+        if self.world.strikes("power_cut", |f| f.power_cut) {
+            self.boot += 1;
+            self.disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner).power_cut(&self.world);
+        }
+        self.world.process()
+    }
+
+    /// After a while a caller asks for the token of one connection, and the oracle looks at what it gets (I6, I7).
+    async fn read_one(&mut self, keep: &TokenKeep) {
+        tokio::time::sleep(Duration::from_secs(7)).await;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a small index"
+        )]
+        let n = (self.world.draw() * self.size.connections as f64) as usize;
+        let key = ConnectionKey::in_default(format!("c{n}")).expect("a well-formed name");
+        let min_ttl = if self.world.draw() < 0.5 { Duration::ZERO } else { Duration::from_secs(20) };
+        let Ok(handed) = keep.token(&key, TokenAsk { min_ttl, wait: Duration::from_secs(5) }).await else { return };
+        self.report.reads += 1;
+        let durable = self.store.get(&key).await.ok().flatten().map_or(0, |connection| connection.generation.0);
+        let now = keep.now();
+        let wrong = |what: &str| format!("{key}: {what}");
+        if handed.token.generation > durable && !handed.warnings.contains(&Warning::NotDurable) {
+            self.report.violations.push(wrong("I6: a token was handed out before its commit"));
+        }
+        let remaining = handed.token.ends_at.map_or(Duration::MAX, |end| now.until(end));
+        if remaining.is_zero() || (remaining < min_ttl && !handed.stale) {
+            self.report.violations.push(wrong("I6: a token lives shorter than was asked for"));
+        }
+        let seen = self.generations.entry(key.clone()).or_default();
+        if durable < *seen {
+            self.report.violations.push(wrong("I7: the generation went back"));
+        }
+        *seen = durable.max(*seen);
+    }
+
+    /// What must be true after healing (I1 to I5, I10).
+    async fn judge(&mut self) {
+        let query = ListQuery { limit: PAGE_MAX, ..ListQuery::default() };
+        let now = tokenkeep_core::Timestamp::from_millis(self.world.now_ms());
+        let connections = self.store.list(now, &query).await.expect("the memory store can always be read");
+        let mut violations = Vec::new();
+        for connection in &connections {
+            if let Err(violation) = self.judge_one(connection, now).await {
+                violations.push(format!("{}: {violation}", connection.key));
+            }
+        }
+        let overlaps: u64 =
+            self.provider().ledgers().filter(|grant| grant.rotation.rotates()).map(|grant| grant.overlaps).sum();
+        if overlaps > 0 {
+            violations.push(format!("I3: {overlaps} overlapping requests with one rotating refresh token"));
+        }
+        self.report.violations.extend(violations);
+    }
+
+    async fn judge_one(&mut self, connection: &Connection, now: tokenkeep_core::Timestamp) -> Result<(), String> {
+        let work = self.store.tokens(&connection.key).await.ok().flatten().ok_or("it is gone")?;
+        let refresh_token = work.tokens.and_then(|tokens| tokens.refresh_token).ok_or("its refresh token is gone")?;
+        let (usable, current, reused, reused_at) = {
+            let provider = self.provider();
+            let token = refresh_token.expose();
+            let ledger = provider.find(connection.key.name()).and_then(|grant| provider.ledger(grant));
+            let (reused, first) =
+                ledger.map_or((0, None), |l| (l.reuse_count, l.reuses.first().map(|reuse| reuse.at_ms)));
+            (provider.is_usable(now.as_millis(), token), provider.is_current(token), reused, first)
+        };
+        match &connection.state {
+            State::NeedsReauth { cause: FailureCode::LostInFlight, .. } if !usable => {
+                self.report.lost += 1;
+                let class = connection.provider.as_str();
+                if matches!(class, "persistent" | "until-used") {
+                    return Err(format!("P1: a {class} provider's grant was lost"));
+                }
+                // A probe that is in doubt itself is followed by others; none of them comes before the first may.
+                let life = tokenkeep_core::lifecycle::life_of(connection);
+                let probe_at = schedule::probe_at(connection.times.issued_at, life, connection.times.expires_at);
+                match reused_at {
+                    Some(at) if at < probe_at.as_millis() => Err(format!(
+                        "I4: a spent refresh token was used {} ms before its probe",
+                        probe_at.as_millis() - at
+                    )),
+                    _ => Ok(()),
+                }
+            }
+            State::NeedsReauth { cause, .. } => {
+                Err(format!("I2: flagged {cause}, the ledger says usable: {usable}, uses of spent tokens: {reused}"))
+            }
+            _ if reused > 0 => Err("I4: a spent refresh token was used and nobody was told".to_owned()),
+            _ if !current => Err("I1: the stored refresh token is not the provider's current one".to_owned()),
+            state => match connection.status(now) {
+                Status::Fresh | Status::Refreshing => Ok(()),
+                status => {
+                    Err(format!("I10: {} after healing: {state:?}, {:?}", status.as_str(), connection.last_error))
+                }
+            },
+        }
+    }
+}
