@@ -160,8 +160,10 @@ mod tests {
         let deadline = || Instant::now() + Duration::from_millis(400);
         let alone = connect_any(&[dead], deadline()).await.unwrap_err();
         assert!(alone.detail.ends_with("no connection in time"), "{alone:?}");
+        let started = Instant::now();
         let connected = connect_any(&[dead, alive.local_addr().unwrap()], deadline()).await.unwrap();
         assert_eq!(connected.peer_addr().unwrap(), alive.local_addr().unwrap());
+        assert!(started.elapsed() < Duration::from_millis(350), "the second address was given its share");
         assert!(connected.nodelay().unwrap());
     }
 

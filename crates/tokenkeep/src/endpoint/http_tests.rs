@@ -434,6 +434,51 @@ async fn a_channel_that_is_dropped_ends_its_connection() {
     assert_eq!(tasks(), before);
 }
 
+/// A stream that takes everything, says nothing, and never finishes closing.
+struct Stuck;
+
+impl hyper::rt::Read for Stuck {
+    fn poll_read(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        _: hyper::rt::ReadBufCursor<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Pending
+    }
+}
+
+impl hyper::rt::Write for Stuck {
+    fn poll_write(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        std::task::Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        std::task::Poll::Pending
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_never_finishes_closing_leaves_no_task() {
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let before = tasks();
+    let connection = Connection::over(Stuck, &Timeouts::default()).await.unwrap();
+    assert_eq!(tasks(), before + 1);
+    drop(connection);
+    settle().await;
+    assert_eq!(tasks(), before);
+}
+
 #[tokio::test]
 async fn what_cannot_be_reached_says_how_far_it_came() {
     let timeouts = Timeouts { connect: 2 * SECOND, ..Timeouts::default() };

@@ -4,7 +4,7 @@
 //! file   = header page | place 0 | place 1 | ...         each place 80 KiB
 //! place  = mark page (4 KiB) | answer record
 //! record = magic (4) | CRC32 of magic and fields (4) | fields, little-endian, of fixed size
-//! answer = record | sealed body, whose length and CRC32 are among the record's fields
+//! answer = record | sealed body, whose length is among the record's fields
 //! ```
 //! The sealed body opens only for its connection, grant and generation ([`Place`]) and begins with its
 //! sequence, attempt and time: the head of one answer never goes with the body of another.
@@ -30,7 +30,7 @@ pub(super) const HEADER_BYTES: usize = FRAME_BYTES + 4 + 4 + 8 + 16 + 8 + 8;
 /// Length of a mark.
 pub(super) const MARK_BYTES: usize = FRAME_BYTES + 8 + REF_BYTES + 8;
 /// Length of an answer's head.
-pub(super) const HEAD_BYTES: usize = FRAME_BYTES + 8 + REF_BYTES + 8 + 4 + 4;
+pub(super) const HEAD_BYTES: usize = FRAME_BYTES + 8 + REF_BYTES + 8 + 4;
 /// The longest sealed body.
 pub(super) const SEALED_BYTES_MAX: usize = (SLOT_BYTES - PAGE_BYTES) as usize - HEAD_BYTES;
 const PAYLOAD_HEAD_BYTES: usize = 8 + 8 + 8 + 2 + 8 + 2;
@@ -222,7 +222,6 @@ pub(super) struct AnswerHead {
     pub sent: Sent,
     /// Bytes of the sealed body, at most [`SEALED_BYTES_MAX`].
     pub sealed_bytes: usize,
-    sealed_crc: u32,
 }
 
 impl AnswerHead {
@@ -231,12 +230,12 @@ impl AnswerHead {
         let mut fields = unframed(ANSWER_MAGIC, bytes)?;
         let sent = Sent::decode(&mut fields)?;
         let sealed_bytes = usize::try_from(fields.u32()?).ok().filter(|&length| length <= SEALED_BYTES_MAX)?;
-        Some(Self { sent, sealed_bytes, sealed_crc: fields.u32()? })
+        Some(Self { sent, sealed_bytes })
     }
 
     /// Opens the body that belongs to this head; `None` when it is torn, flipped, or another's.
     pub(super) fn open(&self, sealer: &Sealer, sealed: &[u8]) -> Option<RawAnswer> {
-        if sealed.len() != self.sealed_bytes || crc32fast::hash(sealed) != self.sealed_crc {
+        if sealed.len() != self.sealed_bytes {
             return None;
         }
         let payload = sealer.open(&self.sent.place(), sealed).ok()?;
@@ -257,7 +256,6 @@ pub(super) fn answer_record(sealer: &Sealer, sent: &Sent, answer: &RawAnswer) ->
     let mut fields = Vec::with_capacity(HEAD_BYTES - FRAME_BYTES);
     sent.encode(&mut fields);
     fields.extend(u32::try_from(sealed.len()).ok()?.to_le_bytes());
-    fields.extend(crc32fast::hash(&sealed).to_le_bytes());
     let mut record = framed(ANSWER_MAGIC, &fields);
     record.extend(sealed);
     Some(record)
