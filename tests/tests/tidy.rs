@@ -1,0 +1,184 @@
+//! The walls of ARCHITECTURE.md, held by reading the sources: they are absences, so no other test would notice.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
+}
+
+/// Every Rust file below `folder`, with its text up to its unit tests.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+            let path = entry.expect("a folder can be read").path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(&root().join(folder), &mut found);
+    found.sort();
+    assert!(!found.is_empty(), "nothing is in {folder}: the map has changed");
+    let text = |path: &Path| {
+        let text = fs::read_to_string(path).expect("a source file is text");
+        text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned()
+    };
+    found.into_iter().map(|path| (path.clone(), text(&path))).collect()
+}
+
+/// Where one of `words` stands in code, as `path:line: text`. Comments do not count.
+fn places(files: &[(PathBuf, String)], words: &[&str]) -> Vec<String> {
+    let mut places = Vec::new();
+    for (path, text) in files {
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if words.iter().any(|word| code.contains(word)) {
+                places.push(format!("{}:{}: {}", path.display(), number + 1, line.trim()));
+            }
+        }
+    }
+    places
+}
+
+fn assert_absent(files: &[(PathBuf, String)], words: &[&str], wall: &str) {
+    let found = places(files, words);
+    assert!(found.is_empty(), "{wall}\n{}", found.join("\n"));
+}
+
+fn without(files: Vec<(PathBuf, String)>, parts: &[&str]) -> Vec<(PathBuf, String)> {
+    files.into_iter().filter(|(path, _)| !parts.iter().any(|part| path.to_string_lossy().contains(part))).collect()
+}
+
+#[test]
+fn the_core_never_asks_the_time_opens_anything_or_runs_anything() {
+    let words = [
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "std::process",
+        "std::env",
+        "SystemTime",
+        "Instant",
+        "tokio",
+        "async fn",
+        "rand::",
+        "OnceLock",
+        "static mut",
+    ];
+    assert_absent(&sources("crates/tokenkeep-core/src"), &words, "the core decides; it does nothing");
+}
+
+#[test]
+fn the_core_depends_on_nothing_that_could() {
+    let manifest =
+        fs::read_to_string(root().join("crates/tokenkeep-core/Cargo.toml")).expect("the core has a manifest");
+    let dependencies =
+        manifest.split("[dependencies]").nth(1).and_then(|text| text.split('[').next()).unwrap_or_default();
+    let names: Vec<&str> =
+        dependencies.lines().filter_map(|line| line.split_once(" =").map(|(name, _)| name)).collect();
+    assert_eq!(names, ["base64", "form_urlencoded", "serde_json", "zeroize"]);
+}
+
+#[test]
+fn nothing_that_schedules_sees_a_secret() {
+    let files = sources("crates/tokenkeep-core/src");
+    let scheduling: Vec<_> =
+        files.into_iter().filter(|(path, _)| path.ends_with("schedule.rs") || path.ends_with("model.rs")).collect();
+    assert_eq!(scheduling.len(), 2);
+    assert_absent(&scheduling, &["Secret", "expose"], "times and states carry no secrets");
+    let admission: Vec<_> =
+        sources("crates/tokenkeep/src/engine").into_iter().filter(|(path, _)| path.ends_with("admission.rs")).collect();
+    assert_absent(&admission, &["expose", "TokenSet", "access_token"], "admission carries no secrets");
+}
+
+#[test]
+fn the_engine_is_deterministic_when_its_parts_are() {
+    let files = sources("crates/tokenkeep/src/engine");
+    let words = [
+        "HashMap",
+        "HashSet",
+        "spawn_blocking",
+        "SystemTime",
+        "std::time::Instant",
+        "tokio::time::Instant",
+        "rand",
+        "std::thread",
+        "std::fs",
+    ];
+    let found: Vec<_> = places(&files, &words).into_iter().filter(|place| !place.contains("operand")).collect();
+    assert!(found.is_empty(), "the simulation needs one order of events\n{}", found.join("\n"));
+    for (path, text) in &files {
+        let (selects, biased) = (text.matches("select! {").count(), text.matches("biased;").count());
+        assert_eq!(selects, biased, "{}: a select that is not biased draws its own dice", path.display());
+    }
+}
+
+#[test]
+fn sql_is_only_in_its_store() {
+    let files = without(sources("crates"), &["store/sqlite", "/tests/"]);
+    let words = ["rusqlite", "\"SELECT ", "\"UPDATE ", "\"INSERT ", "\"DELETE FROM", "\"PRAGMA"];
+    assert_absent(&files, &words, "SQL stands only in store/sqlite");
+}
+
+#[test]
+fn the_api_s_json_is_only_in_its_room() {
+    let files =
+        without(sources("crates/tokenkeep-cli/src"), &["/api/", "/config", "/commands/", "/client", "output.rs"]);
+    assert_absent(&files, &["derive(Serialize", "derive(Deserialize"], "the API's JSON stands in api/");
+    let library = without(sources("crates/tokenkeep/src"), &["store/record.rs"]);
+    assert_absent(&library, &["derive(Serialize", "derive(Deserialize"], "the stored form stands in store/record.rs");
+    assert_absent(
+        &sources("crates/tokenkeep-core/src"),
+        &["serde::", "derive(Serialize"],
+        "the model has no stored form",
+    );
+}
+
+#[test]
+fn imports_go_one_way() {
+    assert_absent(
+        &sources("crates/tokenkeep-core/src"),
+        &["tokenkeep::", "tokenkeep_mock"],
+        "the core imports nothing of ours",
+    );
+    assert_absent(&sources("crates/tokenkeep/src"), &["tokenkeep_mock", "tokenkeep_cli"], "the library ships no mock");
+    assert_absent(&sources("crates/tokenkeep-mock/src"), &["tokenkeep::", "tokenkeep_core"], "the mock stands alone");
+    let cli = without(sources("crates/tokenkeep-cli/src"), &["demo", "mock_provider", "cli.rs"]);
+    assert_absent(&cli, &["tokenkeep_mock"], "only two commands, and their flags, use the mock");
+}
+
+#[test]
+fn secrets_are_shown_only_where_they_must_be() {
+    let shows =
+        places(&without(sources("crates"), &["tokenkeep-mock", "/tests", "_tests.rs", "conformance"]), &[".expose()"]);
+    let allowed = [
+        "tokenkeep-core/src/secret.rs",
+        "tokenkeep-core/src/oauth/",
+        "tokenkeep/src/endpoint/",
+        "tokenkeep/src/seal.rs",
+        "tokenkeep/src/import.rs",
+        "tokenkeep/src/keep.rs",
+        "tokenkeep/src/store/",
+        "tokenkeep-cli/src/api/",
+        "tokenkeep-cli/src/config",
+        "tokenkeep-cli/src/commands/",
+    ];
+    let stray: Vec<_> = shows.iter().filter(|place| !allowed.iter().any(|room| place.contains(room))).collect();
+    assert!(stray.is_empty(), "a secret is exposed outside the rooms that must: {stray:#?}");
+}
+
+#[test]
+fn the_architecture_stays_short_and_true() {
+    let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is there");
+    assert!(text.lines().count() <= 150, "ARCHITECTURE.md has {} lines", text.lines().count());
+    for word in text.split(|c: char| c.is_whitespace() || "()`,;".contains(c)) {
+        if (word.starts_with("crates/") || word.starts_with("tests/")) && !word.contains('*') {
+            let path = word.trim_end_matches(['.', ':']);
+            assert!(root().join(path).exists(), "ARCHITECTURE.md names {path}, which is not there");
+        }
+    }
+}
