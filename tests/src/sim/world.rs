@@ -222,6 +222,9 @@ impl Endpoint for SimEndpoint {
     }
 }
 
+/// How often a kind of fault strikes, out of the current faults.
+type HowOften = fn(&Faults) -> f64;
+
 struct SimChannel {
     world: Arc<World>,
     process: u64,
@@ -243,8 +246,7 @@ enum Fate {
 
 impl SimChannel {
     fn fate(&self) -> Fate {
-        let strikes = |kind, how_often: fn(&Faults) -> f64| self.world.strikes(kind, how_often);
-        let fates: [(&'static str, fn(&Faults) -> f64, Fate); 8] = [
+        let fates: [(&'static str, HowOften, Fate); 8] = [
             ("lost_before", |f| f.lost_before, Fate::LostBefore),
             ("lost_after", |f| f.lost_after, Fate::LostAfter),
             ("error_before", |f| f.error_before, Fate::ErrorBefore),
@@ -254,10 +256,8 @@ impl SimChannel {
             ("truncated", |f| f.truncated, Fate::Truncated),
             ("html", |f| f.html, Fate::Html),
         ];
-        fates
-            .into_iter()
-            .find(|(kind, how_often, _)| strikes(kind, *how_often))
-            .map_or(Fate::Answered, |(.., fate)| fate)
+        let struck = fates.into_iter().find(|(kind, how_often, _)| self.world.strikes(kind, how_often));
+        struck.map_or(Fate::Answered, |(.., fate)| fate)
     }
 
     /// The provider's side of the exchange; it goes on when the client dies.

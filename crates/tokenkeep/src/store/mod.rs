@@ -5,6 +5,7 @@
 
 #[cfg(any(test, feature = "test-suite"))]
 #[doc(hidden)]
+#[allow(clippy::unwrap_used, reason = "it is a test suite")]
 pub mod conformance;
 pub mod lock;
 #[cfg(any(test, feature = "test-suite"))]

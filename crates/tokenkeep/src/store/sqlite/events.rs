@@ -20,7 +20,7 @@ impl Numbers {
     /// # Errors
     /// SQLite's.
     pub fn load(database: &Database) -> rusqlite::Result<Self> {
-        let end = |sql: &str| Ok::<_, rusqlite::Error>(database.query_row(sql, [], |row| row.get(0))?);
+        let end = |sql: &str| database.query_row(sql, [], |row| row.get(0));
         let highest: Option<i64> = end("SELECT max(id) FROM event")?;
         let oldest: Option<i64> = end("SELECT min(id) FROM event")?;
         Ok(Self { oldest: oldest.unwrap_or(1), highest: highest.unwrap_or(0) })
