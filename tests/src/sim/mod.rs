@@ -72,6 +72,15 @@ const LIVES_S: [i64; 3] = [60, 600, 3600];
 /// Runs one seed on a thread of its own with paused time.
 #[must_use]
 pub fn run(seed: u64, size: Size, sabotage: Sabotage) -> Report {
+    on_virtual_time(async {
+        let machine = Machine::new(seed, size.workers, sabotage);
+        let run = Run { machine, size, generations: BTreeMap::new(), report: Report::default() };
+        run.run().await
+    })
+}
+
+/// Runs a future on one thread with time that passes only while everybody waits.
+pub fn on_virtual_time<T>(future: impl Future<Output = T>) -> T {
     // A planted panic is part of the simulation, not news.
     std::panic::set_hook(Box::new(|info| {
         if !info.to_string().contains("simulated panic") {
@@ -83,96 +92,51 @@ pub fn run(seed: u64, size: Size, sabotage: Sabotage) -> Report {
         .start_paused(true)
         .build()
         .expect("a runtime without I/O can always be built");
-    runtime.block_on(Run::new(seed, size, sabotage).run())
+    runtime.block_on(future)
+}
+
+/// One simulated machine: what survives its crashes, and how to start its process.
+pub struct Machine {
+    /// Time, dice, faults, network, provider.
+    pub world: Arc<World>,
+    /// What is durable.
+    pub store: Arc<MemoryStore>,
+    disk: Arc<Mutex<JournalDisk>>,
+    workers: u32,
+    sabotage: Sabotage,
+    boot: u64,
 }
 
 struct Run {
-    world: Arc<World>,
-    store: Arc<MemoryStore>,
-    disk: Arc<Mutex<JournalDisk>>,
+    machine: Machine,
     size: Size,
-    sabotage: Sabotage,
-    boot: u64,
     generations: BTreeMap<ConnectionKey, u64>,
     report: Report,
 }
 
-impl Run {
-    fn new(seed: u64, size: Size, sabotage: Sabotage) -> Self {
+impl Machine {
+    /// A machine whose every chance is decided by `seed`.
+    #[must_use]
+    pub fn new(seed: u64, workers: u32, sabotage: Sabotage) -> Self {
         let provider = MockProvider::new(ProviderConfig { seed, ..ProviderConfig::default() });
         Self {
             world: World::new(seed, provider),
             store: Arc::new(MemoryStore::new()),
             disk: Arc::default(),
-            size,
+            workers,
             sabotage,
             boot: 1,
-            generations: BTreeMap::new(),
-            report: Report::default(),
         }
     }
 
-    async fn run(mut self) -> Report {
-        let keep = self.start(0).await;
-        self.sign_in(&keep.1).await;
-        self.world.set_faults(self.draw_faults());
-        let keep = self.live(keep, self.size.faults_for).await;
-        self.world.set_faults(Faults::default());
-        let keep = self.live(keep, self.size.heal_for).await;
-        self.judge().await;
-        keep.1.shutdown().await;
-        self.report.trace = self.world.trace();
-        let totals = self.provider().totals();
-        self.report.refreshes = totals.refreshes;
-        self.report.faults = self.world.struck.lock().expect("no panic holds it").clone();
-        self.report
-    }
-
-    fn provider(&self) -> std::sync::MutexGuard<'_, MockProvider> {
+    /// The provider, to look into its ledger.
+    pub fn provider(&self) -> std::sync::MutexGuard<'_, MockProvider> {
         self.world.provider.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Swarm: each seed has its own mix, and one in eight has none at all.
-    fn draw_faults(&self) -> Faults {
-        if self.world.draw() < 0.125 {
-            return Faults::default();
-        }
-        let some = |most: f64| if self.world.draw() < 0.5 { 0.0 } else { most * self.world.draw() };
-        Faults {
-            unsent: some(0.3),
-            lost_before: some(0.05),
-            lost_after: some(0.05),
-            error_before: some(0.1),
-            error_after: some(0.05),
-            throttled: some(0.1),
-            unavailable: some(0.05),
-            truncated: some(0.05),
-            html: some(0.05),
-            crash: some(0.002),
-            power_cut: some(0.5),
-            panic: some(0.002),
-            store_full: some(0.05),
-        }
-    }
-
-    /// Starts the process, as often as it takes: it may crash while it recovers.
-    async fn start(&mut self, mut process: u64) -> (Arc<Engine>, TokenKeep) {
-        loop {
-            let engine = self.engine(process);
-            let world = Arc::clone(&self.world);
-            tokio::select! {
-                biased;
-                () = world.crashed() => process = self.after_crash(),
-                started = TokenKeep::on_engine(Arc::clone(&engine)) => match started {
-                    Ok(keep) => return (engine, keep),
-                    // A full disk at start: the service manager tries again.
-                    Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
-                },
-            }
-        }
-    }
-
-    fn engine(&self, process: u64) -> Arc<Engine> {
+    /// The engine of process number `process`.
+    #[must_use]
+    pub fn engine(&self, process: u64) -> Arc<Engine> {
         let world = || Arc::clone(&self.world);
         let in_flight_max = 32;
         let store = SimStore { durable: Arc::clone(&self.store), world: world(), process, sabotage: self.sabotage };
@@ -195,7 +159,7 @@ impl Run {
             policy: Policy::default(),
             providers: CLASSES.iter().map(|class| self.provider_of(class)).collect(),
             in_flight_max,
-            workers: self.size.workers,
+            workers: self.workers,
             boot: self.boot,
             process,
         };
@@ -213,26 +177,90 @@ impl Run {
         Provider::new(name, url, client, Rules { rotation, ..Rules::default() })
     }
 
-    async fn sign_in(&mut self, keep: &TokenKeep) {
-        let mut imports = Vec::new();
-        for n in 0..self.size.connections {
-            let class = CLASSES[n % CLASSES.len()];
-            let rotation = if class == "unknown" { "strict" } else { class };
-            let options = GrantOptions {
-                label: format!("c{n}"),
-                rotation: Some(rotation.parse().expect("the provider knows the classes")),
-                access_ttl_ms: Some(LIVES_S[n / CLASSES.len() % LIVES_S.len()] * 1000),
-                ..GrantOptions::default()
-            };
-            let granted = self.provider().grant(self.world.now_ms(), options).token;
-            let key = ConnectionKey::in_default(format!("c{n}")).expect("a well-formed name");
-            let token = serde_json::json!({
-                "access_token": granted.access_token, "refresh_token": granted.refresh_token,
-                "expires_in": granted.expires_in, "expires_at": granted.expires_at,
-            });
-            let token = Secret::new(token.to_string());
-            imports.push(Import { key, provider: class.replace(':', "-"), token, labels: None });
+    /// A grant at the provider, and the import of its token set. `life_s: None` leaves `expires_in` out.
+    pub fn consent(&self, name: &str, class: &str, life_s: Option<i64>) -> Import {
+        let rotation = if class == "unknown" { "strict" } else { class };
+        let options = GrantOptions {
+            label: name.to_owned(),
+            rotation: Some(rotation.parse().expect("the provider knows the classes")),
+            access_ttl_ms: Some(life_s.unwrap_or(3600) * 1000),
+            expires_in: Some(life_s.is_some()),
+            ..GrantOptions::default()
+        };
+        let granted = self.provider().grant(self.world.now_ms(), options).token;
+        let expires_at = granted.expires_at.map(|at| at + self.world.wall_step_ms() / 1000);
+        let token = serde_json::json!({
+            "access_token": granted.access_token, "refresh_token": granted.refresh_token,
+            "expires_in": granted.expires_in, "expires_at": expires_at,
+        });
+        let key = ConnectionKey::in_default(name).expect("a well-formed name");
+        Import { key, provider: class.replace(':', "-"), token: Secret::new(token.to_string()), labels: None }
+    }
+}
+
+impl Run {
+    async fn run(mut self) -> Report {
+        let keep = self.start(0).await;
+        self.sign_in(&keep.1).await;
+        self.machine.world.set_faults(self.draw_faults());
+        let keep = self.live(keep, self.size.faults_for).await;
+        self.machine.world.set_faults(Faults::default());
+        let keep = self.live(keep, self.size.heal_for).await;
+        self.judge().await;
+        keep.1.shutdown().await;
+        self.report.trace = self.machine.world.trace();
+        let totals = self.machine.provider().totals();
+        self.report.refreshes = totals.refreshes;
+        self.report.faults = self.machine.world.struck.lock().expect("no panic holds it").clone();
+        self.report
+    }
+
+    /// Swarm: each seed has its own mix, and one in eight has none at all.
+    fn draw_faults(&self) -> Faults {
+        if self.machine.world.draw() < 0.125 {
+            return Faults::default();
         }
+        let some = |most: f64| if self.machine.world.draw() < 0.5 { 0.0 } else { most * self.machine.world.draw() };
+        Faults {
+            unsent: some(0.3),
+            lost_before: some(0.05),
+            lost_after: some(0.05),
+            error_before: some(0.1),
+            error_after: some(0.05),
+            throttled: some(0.1),
+            unavailable: some(0.05),
+            truncated: some(0.05),
+            html: some(0.05),
+            crash: some(0.002),
+            power_cut: some(0.5),
+            panic: some(0.002),
+            store_full: some(0.05),
+        }
+    }
+
+    /// Starts the process, as often as it takes: it may crash while it recovers.
+    async fn start(&mut self, mut process: u64) -> (Arc<Engine>, TokenKeep) {
+        loop {
+            let engine = self.machine.engine(process);
+            let world = Arc::clone(&self.machine.world);
+            tokio::select! {
+                biased;
+                () = world.crashed() => process = self.after_crash(),
+                started = TokenKeep::on_engine(Arc::clone(&engine)) => match started {
+                    Ok(keep) => return (engine, keep),
+                    // A full disk at start: the service manager tries again.
+                    Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+                },
+            }
+        }
+    }
+
+    async fn sign_in(&mut self, keep: &TokenKeep) {
+        let consents = (0..self.size.connections).map(|n| {
+            let life_s = LIVES_S[n / CLASSES.len() % LIVES_S.len()];
+            self.machine.consent(&format!("c{n}"), CLASSES[n % CLASSES.len()], Some(life_s))
+        });
+        let imports = consents.collect();
         for imported in keep.import_many(imports).await {
             if let Err(error) = imported {
                 self.report.violations.push(format!("import failed: {error}"));
@@ -243,7 +271,7 @@ impl Run {
     /// Lives for `span`, with a reader, through every crash.
     async fn live(&mut self, mut running: (Arc<Engine>, TokenKeep), span: Duration) -> (Arc<Engine>, TokenKeep) {
         let end = tokio::time::Instant::now() + span;
-        let world = Arc::clone(&self.world);
+        let world = Arc::clone(&self.machine.world);
         while tokio::time::Instant::now() < end {
             let keep = running.1.clone();
             let crashed = tokio::select! {
@@ -264,11 +292,11 @@ impl Run {
 
     fn after_crash(&mut self) -> u64 {
         self.report.crashes += 1;
-        if self.world.strikes("power_cut", |f| f.power_cut) {
-            self.boot += 1;
-            self.disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner).power_cut(&self.world);
+        if self.machine.world.strikes("power_cut", |f| f.power_cut) {
+            self.machine.boot += 1;
+            self.machine.disk.lock().unwrap_or_else(std::sync::PoisonError::into_inner).power_cut(&self.machine.world);
         }
-        self.world.process()
+        self.machine.world.process()
     }
 
     /// After a while a caller asks for the token of one connection, and the oracle looks at what it gets (I6, I7).
@@ -280,12 +308,12 @@ impl Run {
             clippy::cast_precision_loss,
             reason = "a small index"
         )]
-        let n = (self.world.draw() * self.size.connections as f64) as usize;
+        let n = (self.machine.world.draw() * self.size.connections as f64) as usize;
         let key = ConnectionKey::in_default(format!("c{n}")).expect("a well-formed name");
-        let min_ttl = if self.world.draw() < 0.5 { Duration::ZERO } else { Duration::from_secs(20) };
+        let min_ttl = if self.machine.world.draw() < 0.5 { Duration::ZERO } else { Duration::from_secs(20) };
         let Ok(handed) = keep.token(&key, TokenAsk { min_ttl, wait: Duration::from_secs(5) }).await else { return };
         self.report.reads += 1;
-        let durable = self.store.get(&key).await.ok().flatten().map_or(0, |connection| connection.generation.0);
+        let durable = self.machine.store.get(&key).await.ok().flatten().map_or(0, |connection| connection.generation.0);
         let now = keep.now();
         let wrong = |what: &str| format!("{key}: {what}");
         if handed.token.generation > durable && !handed.warnings.contains(&Warning::NotDurable) {
@@ -305,16 +333,21 @@ impl Run {
     /// What must be true after healing (I1 to I5, I10).
     async fn judge(&mut self) {
         let query = ListQuery { limit: PAGE_MAX, ..ListQuery::default() };
-        let now = tokenkeep_core::Timestamp::from_millis(self.world.now_ms());
-        let connections = self.store.list(now, &query).await.expect("the memory store can always be read");
+        let now = tokenkeep_core::Timestamp::from_millis(self.machine.world.now_ms());
+        let connections = self.machine.store.list(now, &query).await.expect("the memory store can always be read");
         let mut violations = Vec::new();
         for connection in &connections {
             if let Err(violation) = self.judge_one(connection, now).await {
                 violations.push(format!("{}: {violation}", connection.key));
             }
         }
-        let overlaps: u64 =
-            self.provider().ledgers().filter(|grant| grant.rotation.rotates()).map(|grant| grant.overlaps).sum();
+        let overlaps: u64 = self
+            .machine
+            .provider()
+            .ledgers()
+            .filter(|grant| grant.rotation.rotates())
+            .map(|grant| grant.overlaps)
+            .sum();
         if overlaps > 0 {
             violations.push(format!("I3: {overlaps} overlapping requests with one rotating refresh token"));
         }
@@ -322,10 +355,10 @@ impl Run {
     }
 
     async fn judge_one(&mut self, connection: &Connection, now: tokenkeep_core::Timestamp) -> Result<(), String> {
-        let work = self.store.tokens(&connection.key).await.ok().flatten().ok_or("it is gone")?;
+        let work = self.machine.store.tokens(&connection.key).await.ok().flatten().ok_or("it is gone")?;
         let refresh_token = work.tokens.and_then(|tokens| tokens.refresh_token).ok_or("its refresh token is gone")?;
         let (usable, current, reused, reused_at) = {
-            let provider = self.provider();
+            let provider = self.machine.provider();
             let token = refresh_token.expose();
             let ledger = provider.find(connection.key.name()).and_then(|grant| provider.ledger(grant));
             let (reused, first) =

@@ -1,7 +1,8 @@
 //! The simulated world: time, dice, faults, and a provider of every rotation class.
 
 use async_trait::async_trait;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokenkeep::clock::{Clock, Dice, SeededDice};
@@ -59,8 +60,33 @@ pub struct World {
     /// Counts the starts of the process. Parts of an earlier one do nothing any more.
     process: AtomicU64,
     crashed: Notify,
+    /// The machine slept for so long: time passed, timers did not.
+    slept_ms: AtomicI64,
+    /// The wall clock was stepped by so much.
+    wall_step_ms: AtomicI64,
+    /// Requests by host and second, and the most in flight at once by host.
+    traffic: Mutex<Traffic>,
     /// How many faults of each kind have struck.
-    pub struck: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    pub struck: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+#[derive(Default)]
+struct Traffic {
+    by_second: BTreeMap<(String, i64), u32>,
+    in_flight: BTreeMap<String, u32>,
+    in_flight_max: u32,
+}
+
+/// Counts an exchange as in flight while it lives.
+struct InFlight {
+    world: Arc<World>,
+    host: String,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.world.leave(&self.host);
+    }
 }
 
 #[derive(Default)]
@@ -85,6 +111,9 @@ impl World {
             trace: Mutex::default(),
             process: AtomicU64::new(0),
             crashed: Notify::new(),
+            slept_ms: AtomicI64::new(0),
+            wall_step_ms: AtomicI64::new(0),
+            traffic: Mutex::default(),
             struck: Mutex::default(),
         })
     }
@@ -97,7 +126,47 @@ impl World {
     /// Now, in simulated milliseconds since 1970.
     #[must_use]
     pub fn now_ms(&self) -> i64 {
-        BEGINNING_MS + i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX)
+        let awake = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
+        BEGINNING_MS + awake + self.slept_ms.load(Ordering::Relaxed)
+    }
+
+    /// Suspends the machine: time passes, and no timer notices.
+    pub fn suspend(&self, span: Duration) {
+        let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        self.slept_ms.fetch_add(span, Ordering::Relaxed);
+    }
+
+    /// Steps the wall clock.
+    pub fn step_wall(&self, by_ms: i64) {
+        self.wall_step_ms.fetch_add(by_ms, Ordering::Relaxed);
+    }
+
+    /// By how much the wall clock has been stepped in all.
+    #[must_use]
+    pub fn wall_step_ms(&self) -> i64 {
+        self.wall_step_ms.load(Ordering::Relaxed)
+    }
+
+    /// The most requests to one host within one second, and the most in flight to one host at once.
+    #[must_use]
+    pub fn busiest(&self) -> (u32, u32) {
+        let traffic = lock(&self.traffic);
+        (traffic.by_second.values().copied().max().unwrap_or(0), traffic.in_flight_max)
+    }
+
+    fn arrive(&self, host: &str) {
+        let second = self.now_ms() / 1000;
+        let mut traffic = lock(&self.traffic);
+        *traffic.by_second.entry((host.to_owned(), second)).or_default() += 1;
+        let in_flight = traffic.in_flight.entry(host.to_owned()).or_default();
+        *in_flight += 1;
+        traffic.in_flight_max = traffic.in_flight_max.max(*traffic.in_flight.get(host).unwrap_or(&0));
+    }
+
+    fn leave(&self, host: &str) {
+        if let Some(in_flight) = lock(&self.traffic).in_flight.get_mut(host) {
+            *in_flight -= 1;
+        }
     }
 
     /// A number in [0, 1).
@@ -189,7 +258,7 @@ impl Clock for SimClock {
     }
 
     fn wall(&self) -> Timestamp {
-        self.now()
+        Timestamp::from_millis(self.0.now_ms() + self.0.wall_step_ms())
     }
 }
 
@@ -212,13 +281,16 @@ pub struct SimEndpoint {
 
 #[async_trait]
 impl Endpoint for SimEndpoint {
-    async fn connect(&self, _url: &Url, _reuse: Reuse) -> Result<Box<dyn Channel>, Failure> {
+    async fn connect(&self, url: &Url, _reuse: Reuse) -> Result<Box<dyn Channel>, Failure> {
+        let host = url.host_str().unwrap_or_default().to_owned();
+        self.world.arrive(&host);
+        let in_flight = InFlight { world: Arc::clone(&self.world), host };
         self.world.worker_point(self.process).await;
         self.world.pause(Duration::from_millis(20)).await;
         if self.world.strikes("unsent", |f| f.unsent) {
             return Err(Failure::new(FailureCode::ConnectFailed, "simulated"));
         }
-        Ok(Box::new(SimChannel { world: Arc::clone(&self.world), process: self.process }))
+        Ok(Box::new(SimChannel { world: Arc::clone(&self.world), process: self.process, _in_flight: Some(in_flight) }))
     }
 }
 
@@ -228,6 +300,7 @@ type HowOften = fn(&Faults) -> f64;
 struct SimChannel {
     world: Arc<World>,
     process: u64,
+    _in_flight: Option<InFlight>,
 }
 
 /// What the network and the provider do with one request.
@@ -306,8 +379,8 @@ impl Channel for SimChannel {
             return Err(unknown(FailureCode::Timeout));
         }
         // The exchange is a task of its own: a client that dies does not take the provider with it.
-        let (channel, process, world) =
-            (Self { world: Arc::clone(&self.world), process: self.process }, self.process, self.world);
+        let (process, world) = (self.process, Arc::clone(&self.world));
+        let channel = Self { world: Arc::clone(&world), process, _in_flight: None };
         let answered = tokio::spawn(async move { channel.serve(&request, fate).await }).await;
         world.worker_point(process).await;
         let answered = answered.expect("the simulated provider does not panic");
