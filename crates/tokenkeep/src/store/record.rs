@@ -1,9 +1,10 @@
 //! The stored form: the only place that knows how a connection and its secrets look at rest.
 //!
-//! A connection is kept in three rows, so that a claim touches little: the narrow [`ScheduleRow`], the
-//! rarely written [`NameRow`], and the [`RecordRow`] beside the sealed tokens. Each row carries a checksum
-//! over what it says; the sealed values authenticate themselves. JSON may hold fields that this version
-//! does not know (a newer one wrote them); anything else unexpected is damage, and is named.
+//! A connection is kept in three rows, so that little is written at a time: the narrow [`ScheduleRow`], the
+//! rarely written [`NameRow`], and the [`RecordRow`] beside the sealed tokens. While an attempt is in flight
+//! there is a [`ClaimRow`] too; taking a claim writes nothing else. Each row carries a checksum over what it
+//! says; the sealed values authenticate themselves. JSON may hold fields that this version does not know (a
+//! newer one wrote them); anything else unexpected is damage, and is named.
 
 use super::{FINGERPRINTS_MAX, StoreError};
 use crate::seal::{Field, Place, Sealer};
@@ -16,12 +17,10 @@ use tokenkeep_core::model::{
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::{ConnectionKey, Failure, FailureCode, Timestamp};
 
-/// `phase` of a connection with nothing in flight.
+/// `phase` of a connection that is, or after its attempt in flight will be, refreshed.
 pub const PHASE_READY: i64 = 0;
-/// `phase` of a connection with an attempt in flight.
-pub const PHASE_CLAIMED: i64 = 1;
 /// `phase` of a connection that a human must sign in again.
-pub const PHASE_ENDED: i64 = 2;
+pub const PHASE_ENDED: i64 = 1;
 
 /// `waiting` of [`Waiting::Retry`].
 pub const WAITING_RETRY: i64 = 1;
@@ -58,7 +57,8 @@ impl TimeBase {
     }
 }
 
-/// The row that scheduling works on. The fields after `probe_at` follow from the others and the record.
+/// The row that scheduling works on. The fields after `probe_at` follow from the others and the record. While
+/// there is a [`ClaimRow`], its attempt counts, and the due times mean nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ScheduleRow {
     pub id: i64,
@@ -72,8 +72,6 @@ pub struct ScheduleRow {
     pub doubt_sent_at: Option<i64>,
     pub doubt_step: Option<i64>,
     pub due_at: Option<i64>,
-    pub claimed_at: Option<i64>,
-    pub holder: Option<[i64; 4]>,
     pub ended_cause: Option<String>,
     pub ended_at: Option<i64>,
     pub paused: i64,
@@ -89,6 +87,19 @@ pub struct ScheduleRow {
     pub failed_at: Option<i64>,
     /// t0 of the token set in hand.
     pub issued_at: i64,
+}
+
+/// The row of an attempt in flight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClaimRow {
+    /// The connection.
+    pub id: i64,
+    /// The attempt.
+    pub attempt: i64,
+    /// When it was claimed.
+    pub claimed_at: i64,
+    /// Boot, process, worker and incarnation of who claimed it.
+    pub holder: [i64; 4],
 }
 
 /// The row that says whose connection it is.
@@ -199,8 +210,6 @@ pub fn schedule_row(base: TimeBase, connection: &Connection) -> ScheduleRow {
         doubt_sent_at: None,
         doubt_step: None,
         due_at: None,
-        claimed_at: None,
-        holder: None,
         ended_cause: None,
         ended_at: None,
         paused: i64::from(connection.paused),
@@ -218,9 +227,7 @@ pub fn schedule_row(base: TimeBase, connection: &Connection) -> ScheduleRow {
             set_waiting(base, &mut row, waiting);
         }
         State::Claimed { claim, waiting } => {
-            row.phase = PHASE_CLAIMED;
-            row.claimed_at = Some(base.store(claim.claimed_at));
-            row.holder = Some(holder_columns(claim.holder));
+            row.due_at = Some(base.store(claim.claimed_at));
             set_waiting(base, &mut row, waiting);
         }
         State::NeedsReauth { cause, at } => {
@@ -249,9 +256,16 @@ fn set_waiting(base: TimeBase, row: &mut ScheduleRow, waiting: &Waiting) {
     };
 }
 
-fn holder_columns(holder: Holder) -> [i64; 4] {
-    let Holder { boot, process, worker, incarnation } = holder;
-    [boot.cast_signed(), process.cast_signed(), i64::from(worker), i64::from(incarnation)]
+/// The claim row of a connection; `None` when no attempt is in flight.
+pub fn claim_row(base: TimeBase, connection: &Connection) -> Option<ClaimRow> {
+    let State::Claimed { claim, .. } = &connection.state else { return None };
+    let Holder { boot, process, worker, incarnation } = claim.holder;
+    Some(ClaimRow {
+        id: connection.id.0,
+        attempt: claim.attempt.0.cast_signed(),
+        claimed_at: base.store(claim.claimed_at),
+        holder: [boot.cast_signed(), process.cast_signed(), i64::from(worker), i64::from(incarnation)],
+    })
 }
 
 /// The part of [`Connection::status`] that neither time nor a claim changes.
@@ -314,13 +328,14 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("strings, numbers and maps with text keys are always JSON")
 }
 
-/// The connection that three rows say.
+/// The connection that its rows say.
 ///
 /// # Errors
 /// [`StoreError::Damaged`], naming the connection and what is wrong.
 pub fn connection(
     base: TimeBase,
     schedule: &ScheduleRow,
+    claim: Option<&ClaimRow>,
     name: &NameRow,
     record: &RecordRow,
 ) -> Result<Connection, StoreError> {
@@ -343,7 +358,7 @@ pub fn connection(
         },
         grant: GrantNumber(small(id, "its grant number", schedule.grant)?),
         generation: Generation(schedule.generation.cast_unsigned()),
-        attempt: AttemptNumber(schedule.attempt.cast_unsigned()),
+        attempt: AttemptNumber(claim.map_or(schedule.attempt, |claim| claim.attempt).cast_unsigned()),
         committed: AttemptNumber(schedule.committed.cast_unsigned()),
         times: TokenTimes {
             issued_at: base.load(times.issued_at),
@@ -354,7 +369,7 @@ pub fn connection(
             refresh_expires_at: times.refresh_expires_at.map(|at| base.load(at)),
             consent_expires_at: times.consent_expires_at.map(|at| base.load(at)),
         },
-        state: state(base, schedule)?,
+        state: state(base, schedule, claim)?,
         paused: flag(id, "paused", schedule.paused)?,
         hold: hold(base, schedule)?,
         last_success: base.load(stored.last_success),
@@ -368,26 +383,29 @@ pub fn connection(
     })
 }
 
-fn state(base: TimeBase, row: &ScheduleRow) -> Result<State, StoreError> {
+fn state(base: TimeBase, row: &ScheduleRow, claim: Option<&ClaimRow>) -> Result<State, StoreError> {
     let missing = |what: &str| damage(row.id, format_args!("its {what} is missing"));
-    match row.phase {
-        PHASE_READY => Ok(State::Ready {
+    match (row.phase, claim) {
+        (PHASE_READY, None) => Ok(State::Ready {
             due_at: base.load(row.due_at.ok_or_else(|| missing("due time"))?),
             waiting: waiting(base, row)?,
         }),
-        PHASE_CLAIMED => Ok(State::Claimed {
+        (PHASE_READY, Some(claim)) => Ok(State::Claimed {
             claim: Claim {
-                attempt: AttemptNumber(row.attempt.cast_unsigned()),
-                holder: holder(row.id, row.holder.ok_or_else(|| missing("holder"))?)?,
-                claimed_at: base.load(row.claimed_at.ok_or_else(|| missing("claim time"))?),
+                attempt: AttemptNumber(claim.attempt.cast_unsigned()),
+                holder: holder(row.id, claim.holder)?,
+                claimed_at: base.load(claim.claimed_at),
             },
             waiting: waiting(base, row)?,
         }),
-        PHASE_ENDED => Ok(State::NeedsReauth {
+        (PHASE_ENDED, None) => Ok(State::NeedsReauth {
             cause: code(row.id, row.ended_cause.as_deref().ok_or_else(|| missing("cause"))?)?,
             at: base.load(row.ended_at.ok_or_else(|| missing("end"))?),
         }),
-        other => Err(damage(row.id, format_args!("its phase is {other}"))),
+        (other, claim) => {
+            let claimed = if claim.is_some() { ", and yet it is claimed" } else { "" };
+            Err(damage(row.id, format_args!("its phase is {other}{claimed}")))
+        }
     }
 }
 
@@ -495,15 +513,21 @@ pub fn schedule_check(row: &ScheduleRow) -> i64 {
     {
         sum.number(Some(number));
     }
-    for number in [row.doubt_sent_at, row.doubt_step, row.due_at, row.claimed_at, row.ended_at, row.probe_at] {
+    for number in [row.doubt_sent_at, row.doubt_step, row.due_at, row.ended_at, row.probe_at] {
         sum.number(number);
-    }
-    for number in row.holder.unwrap_or([i64::MIN; 4]) {
-        sum.number(Some(number));
     }
     sum.number(Some(row.paused));
     sum.text(row.ended_cause.as_deref());
     sum.text(row.hold_cause.as_deref());
+    sum.end()
+}
+
+/// The checksum over a claim row.
+pub fn claim_check(row: &ClaimRow) -> i64 {
+    let mut sum = Checksum::default();
+    for number in [row.id, row.attempt, row.claimed_at].into_iter().chain(row.holder) {
+        sum.number(Some(number));
+    }
     sum.end()
 }
 

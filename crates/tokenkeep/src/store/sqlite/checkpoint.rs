@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// From this many pages in the log on, the bulk is copied: 16 MiB.
-const BULK_PAGES: i32 = 4_096;
+/// From this many pages in the log on, the bulk is copied: 32 MiB.
+const BULK_PAGES: i32 = 8_192;
 /// A tail of fewer pages than this is left to the writer.
 const TAIL_PAGES: i32 = 512;
 /// How often the bulk is copied again when writing outpaces copying.
-const PASSES_MAX: usize = 4;
+const PASSES_MAX: usize = 12;
 /// From this many pages on, the writer copies all of it at once rather than let the log grow: 256 MiB.
 const LOG_PAGES_MAX: i32 = 65_536;
 
@@ -68,13 +68,8 @@ impl Copier {
     /// Copies whenever it is asked to, until the writer has gone.
     pub fn run(self) {
         while self.wanted.recv().is_ok() {
-            for _ in 0..PASSES_MAX {
-                let Some(left) = copy(&self.database) else { break };
-                if left < TAIL_PAGES {
-                    break;
-                }
-            }
-            self.tail.store(true, Ordering::Release);
+            let short = (0..PASSES_MAX).map_while(|_| copy(&self.database)).any(|left| left < TAIL_PAGES);
+            self.tail.store(short, Ordering::Release);
         }
     }
 }

@@ -1,11 +1,20 @@
 //! The history: written in the writer's transactions, read by the readers, and kept at a bounded length.
 
+use super::{fault, rows};
 use crate::store::{Event, EventKind, EventQuery, NewEvent, PAGE_MAX, StoreError};
-use rusqlite::{Connection as Database, Row, params, params_from_iter};
+use rusqlite::{Connection as Database, OptionalExtension as _, Row, params};
+use std::collections::VecDeque;
 use tokenkeep_core::{ConnectionKey, FailureCode, Timestamp};
 
 /// How many rows beyond the limit are let pile up before the oldest are removed together.
 const PRUNE_EVERY: i64 = 1_000;
+
+/// The columns that [`event`] reads.
+macro_rules! columns {
+    () => {
+        "SELECT id, at, kind, namespace, name, code, message, data FROM event WHERE "
+    };
+}
 
 /// Which numbers the stored events have.
 #[derive(Clone, Copy)]
@@ -26,23 +35,25 @@ impl Numbers {
         Ok(Self { oldest: oldest.unwrap_or(1), highest: highest.unwrap_or(0) })
     }
 
-    /// Writes one event under the next number.
+    /// Writes one event under the next number, and makes it the last one of its connection, whose number the
+    /// caller may know.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn write(&mut self, database: &Database, event: NewEvent) -> rusqlite::Result<Event> {
+    pub fn write(&mut self, database: &Database, event: NewEvent, whose: Option<i64>) -> rusqlite::Result<Event> {
         let id = self.highest + 1;
         let key = event.connection.as_ref();
+        let previous = key.map(|key| replace_last(database, key, whose, id)).transpose()?;
         database
             .prepare_cached(
-                "INSERT INTO event (id, at, kind, subject, namespace, name, code, message, data) \
+                "INSERT INTO event (id, at, kind, previous, namespace, name, code, message, data) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?
             .execute(params![
                 id,
                 event.at.as_millis(),
                 event.kind.as_str(),
-                key.map(subject),
+                previous,
                 key.map(ConnectionKey::namespace),
                 key.map(ConnectionKey::name),
                 event.code.map(FailureCode::as_str),
@@ -62,18 +73,67 @@ impl Numbers {
         let last_removed = self.highest.saturating_sub(keep);
         if last_removed - self.oldest >= PRUNE_EVERY {
             database.prepare_cached("DELETE FROM event WHERE id <= ?1")?.execute([last_removed])?;
+            database.prepare_cached("DELETE FROM former WHERE last_event <= ?1")?.execute([last_removed])?;
             self.oldest = last_removed + 1;
         }
         Ok(())
     }
 }
 
-/// A number by which a connection's events are found; two names may share one (FNV-1a).
-fn subject(key: &ConnectionKey) -> i64 {
-    let bytes = key.namespace().bytes().chain([0]).chain(key.name().bytes());
-    let hash =
-        bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    hash.cast_signed()
+const LAST_OF_CONNECTION: &str = "SELECT last_event FROM schedule WHERE id = ?1";
+const LAST_OF_FORMER: &str = "SELECT last_event FROM former WHERE namespace = ?1 AND name = ?2";
+
+/// Puts `next` at the newest end of a connection's chain of events; says which one was there, 0 for none.
+fn replace_last(database: &Database, key: &ConnectionKey, whose: Option<i64>, next: i64) -> rusqlite::Result<i64> {
+    let whose = whose.map_or_else(|| rows::find(database, key), |id| Ok(Some(id)))?;
+    if let Some(id) = whose {
+        let last = database.prepare_cached(LAST_OF_CONNECTION)?.query_row([id], |row| row.get(0))?;
+        database.prepare_cached("UPDATE schedule SET last_event = ?2 WHERE id = ?1")?.execute([id, next])?;
+        return Ok(last);
+    }
+    let last = last_of_former(database, key)?;
+    keep_former(database, key, next)?;
+    Ok(last)
+}
+
+fn last_of_former(database: &Database, key: &ConnectionKey) -> rusqlite::Result<i64> {
+    let mut statement = database.prepare_cached(LAST_OF_FORMER)?;
+    let last = statement.query_row([key.namespace(), key.name()], |row| row.get(0)).optional()?;
+    Ok(last.unwrap_or(0))
+}
+
+fn keep_former(database: &Database, key: &ConnectionKey, last: i64) -> rusqlite::Result<()> {
+    database
+        .prepare_cached(
+            "INSERT INTO former (namespace, name, last_event) VALUES (?1, ?2, ?3) \
+             ON CONFLICT DO UPDATE SET last_event = ?3",
+        )?
+        .execute(params![key.namespace(), key.name(), last])?;
+    Ok(())
+}
+
+/// To be called before a connection is removed: its history stays under its name.
+///
+/// # Errors
+/// SQLite's.
+pub fn detach(database: &Database, key: &ConnectionKey, id: i64) -> rusqlite::Result<()> {
+    let last: Option<i64> =
+        database.prepare_cached(LAST_OF_CONNECTION)?.query_row([id], |row| row.get(0)).optional()?;
+    keep_former(database, key, last.unwrap_or(0))
+}
+
+/// To be called after a connection was made: it takes over the history of its name.
+///
+/// # Errors
+/// SQLite's.
+pub fn attach(database: &Database, key: &ConnectionKey, id: i64) -> rusqlite::Result<()> {
+    let mut taken =
+        database.prepare_cached("DELETE FROM former WHERE namespace = ?1 AND name = ?2 RETURNING last_event")?;
+    let mut rows = taken.query([key.namespace(), key.name()])?;
+    let Some(last) = rows.next()?.map(|row| row.get::<_, i64>(0)).transpose()? else { return Ok(()) };
+    drop(rows);
+    database.prepare_cached("UPDATE schedule SET last_event = ?2 WHERE id = ?1")?.execute([id, last])?;
+    Ok(())
 }
 
 /// [`crate::store::Store::events`].
@@ -81,33 +141,64 @@ fn subject(key: &ConnectionKey) -> i64 {
 /// # Errors
 /// [`StoreError::Damaged`] for a row that is none of ours; SQLite's.
 pub fn read(database: &Database, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
-    let mut sql = String::from("SELECT id, at, kind, namespace, name, code, message, data FROM event WHERE id > ?1");
-    let mut values = vec![i64::try_from(query.after).unwrap_or(i64::MAX)];
-    if let Some(since) = query.since {
-        sql.push_str(" AND at >= ?2");
-        values.push(since.as_millis());
-    }
-    if let Some(key) = &query.connection {
-        sql.push_str(if query.since.is_some() { " AND subject = ?3" } else { " AND subject = ?2" });
-        values.push(subject(key));
-    }
-    sql.push_str(" ORDER BY id");
-    let mut statement = database.prepare_cached(&sql).map_err(|cause| super::fault(&cause))?;
-    let mut rows = statement.query(params_from_iter(values)).map_err(|cause| super::fault(&cause))?;
-    let mut found = Vec::new();
-    while found.len() < query.limit.min(PAGE_MAX)
-        && let Some(row) = rows.next().map_err(|cause| super::fault(&cause))?
-    {
-        let event = event(row)?;
-        if query.connection.is_none() || event.event.connection == query.connection {
-            found.push(event);
+    match &query.connection {
+        Some(key) => {
+            let numbers = chain(database, query, key).map_err(|cause| fault(&cause))?;
+            numbers.into_iter().map(|id| one(database, id)).collect()
         }
+        None => page(database, query),
+    }
+}
+
+fn page(database: &Database, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
+    let sql = concat!(columns!(), "id > ?1 AND at >= ?2 ORDER BY id LIMIT ?3");
+    let after = i64::try_from(query.after).unwrap_or(i64::MAX);
+    let since = query.since.map_or(i64::MIN, Timestamp::as_millis);
+    let limit = i64::try_from(query.limit.min(PAGE_MAX)).unwrap_or(i64::MAX);
+    let mut statement = database.prepare_cached(sql).map_err(|cause| fault(&cause))?;
+    let mut rows = statement.query([after, since, limit]).map_err(|cause| fault(&cause))?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next().map_err(|cause| fault(&cause))? {
+        found.push(event(row)?);
     }
     Ok(found)
 }
 
+/// The numbers of a connection's events, from the oldest that is asked for: its chain is walked from the
+/// newest, and only as many as are asked for are kept.
+fn chain(database: &Database, query: &EventQuery, key: &ConnectionKey) -> rusqlite::Result<VecDeque<i64>> {
+    let limit = query.limit.min(PAGE_MAX);
+    let mut numbers = VecDeque::with_capacity(limit + 1);
+    let mut next = match rows::find(database, key)? {
+        Some(id) => database.prepare_cached(LAST_OF_CONNECTION)?.query_row([id], |row| row.get(0))?,
+        None => last_of_former(database, key)?,
+    };
+    let mut step = database.prepare_cached("SELECT previous, at FROM event WHERE id = ?1")?;
+    while next > i64::try_from(query.after).unwrap_or(i64::MAX) {
+        let found = step.query_row([next], |row| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, i64>(1)?)));
+        // What is missing was removed with the oldest.
+        let Some((previous, at)) = found.optional()? else { break };
+        if query.since.is_none_or(|since| at >= since.as_millis()) {
+            numbers.push_front(next);
+            numbers.truncate(limit);
+        }
+        // Only damage can lead forward.
+        next = previous.unwrap_or(0).min(next - 1);
+    }
+    Ok(numbers)
+}
+
+fn one(database: &Database, id: i64) -> Result<Event, StoreError> {
+    let mut statement = database.prepare_cached(concat!(columns!(), "id = ?1")).map_err(|cause| fault(&cause))?;
+    let mut rows = statement.query([id]).map_err(|cause| fault(&cause))?;
+    match rows.next().map_err(|cause| fault(&cause))? {
+        Some(row) => event(row),
+        None => Err(StoreError::Damaged(format!("event number {id} is missing"))),
+    }
+}
+
 fn event(row: &Row<'_>) -> Result<Event, StoreError> {
-    let id: i64 = row.get(0).map_err(|cause| super::fault(&cause))?;
+    let id: i64 = row.get(0).map_err(|cause| fault(&cause))?;
     let damaged = |what: String| StoreError::Damaged(format!("event number {id}: {what}"));
     let texts = || -> rusqlite::Result<_> {
         let key: (Option<String>, Option<String>) = (row.get(3)?, row.get(4)?);

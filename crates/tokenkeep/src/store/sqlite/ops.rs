@@ -227,7 +227,7 @@ impl<'a> Batch<'a> {
 
     fn claim(&mut self, now: Timestamp, holder: Holder, stored: SealedWork) -> Result<Option<SealedWork>, StoreError> {
         let Some(connection) = rules::claimed(now, &stored.connection, holder) else { return Ok(None) };
-        rows::update_claim(self.database, self.base(), &connection).map_err(|cause| fault(&cause))?;
+        rows::insert_claim(self.database, self.base(), &connection).map_err(|cause| fault(&cause))?;
         self.note_claim(&connection);
         Ok(Some(SealedWork { connection, sealed: stored.sealed }))
     }
@@ -297,7 +297,7 @@ impl<'a> Batch<'a> {
         };
         self.replace_schedule(&stored.connection, &next)?;
         self.replace_record(&stored, &next, sealed).map_err(|cause| fault(&cause))?;
-        let events = self.write_events(&commit.events)?;
+        let events = self.write_events_of(&next, &commit.events)?;
         Ok(Committed::Applied(Box::new(next), events))
     }
 
@@ -341,7 +341,7 @@ impl<'a> Batch<'a> {
         rows::update_name(self.database, &next).map_err(|cause| fault(&cause))?;
         rows::update_tokens(self.database, self.base(), &next, Vec::new(), sealed.as_ref())
             .map_err(|cause| fault(&cause))?;
-        let event = self.write_event(rules::connected_event(now, &next))?;
+        let event = self.write_event_of(&next, rules::connected_event(now, &next))?;
         Ok(Granted::Renewed(Box::new(next), event))
     }
 
@@ -353,8 +353,9 @@ impl<'a> Batch<'a> {
         let namespace = self.namespace(connection.key.namespace())?;
         let provider = self.provider(&connection.provider)?;
         rows::insert(self.database, self.base(), (namespace, provider), &connection, sealed.as_ref(), now)?;
+        events::attach(self.database, &connection.key, connection.id.0).map_err(|cause| fault(&cause))?;
         self.count(namespace, record::grade(&connection), 1);
-        let event = self.write_event(rules::connected_event(now, &connection))?;
+        let event = self.write_event_of(&connection, rules::connected_event(now, &connection))?;
         Ok(Granted::Created(Box::new(connection), event))
     }
 
@@ -393,6 +394,7 @@ impl<'a> Batch<'a> {
         if let Some((namespace, grade)) = grade {
             self.count(namespace, grade, -1);
         }
+        events::detach(self.database, key, id).map_err(|cause| fault(&cause))?;
         rows::delete(self.database, ConnectionId(id)).map_err(|cause| fault(&cause))?;
         self.scratch.claims.push((id, None));
         self.write_event(rules::removed_event(now, key)).map(Some)
@@ -400,12 +402,22 @@ impl<'a> Batch<'a> {
 
     /// Writes one event.
     pub fn write_event(&mut self, event: NewEvent) -> Result<Event, StoreError> {
-        self.scratch.events.write(self.database, event).map_err(|cause| fault(&cause))
+        self.scratch.events.write(self.database, event, None).map_err(|cause| fault(&cause))
     }
 
     /// Writes events in their order.
     pub fn write_events(&mut self, events: &[NewEvent]) -> Result<Vec<Event>, StoreError> {
         events.iter().map(|event| self.write_event(event.clone())).collect()
+    }
+
+    /// Writes one event that is most likely of this connection.
+    fn write_event_of(&mut self, connection: &Connection, event: NewEvent) -> Result<Event, StoreError> {
+        let whose = (event.connection.as_ref() == Some(&connection.key)).then_some(connection.id.0);
+        self.scratch.events.write(self.database, event, whose).map_err(|cause| fault(&cause))
+    }
+
+    fn write_events_of(&mut self, connection: &Connection, events: &[NewEvent]) -> Result<Vec<Event>, StoreError> {
+        events.iter().map(|event| self.write_event_of(connection, event.clone())).collect()
     }
 
     /// Keeps the clock anchor.
@@ -445,6 +457,9 @@ impl<'a> Batch<'a> {
             self.count(namespace, row.grade, 1);
         }
         rows::update_schedule(self.database, &row).map_err(|cause| fault(&cause))?;
+        if matches!(stored.state, State::Claimed { .. }) && !matches!(next.state, State::Claimed { .. }) {
+            rows::delete_claim(self.database, next.id.0).map_err(|cause| fault(&cause))?;
+        }
         self.note_claim(next);
         Ok(())
     }
@@ -479,14 +494,14 @@ fn intern(database: &Database, known: &mut BTreeMap<String, i64>, sql: &str, nam
 
 fn due(database: &Database, provider: i64, now: i64, limit: usize) -> rusqlite::Result<Vec<Candidate>> {
     let sql = "SELECT id, deadline FROM schedule INDEXED BY schedule_due \
-               WHERE provider = ?1 AND claim_at <= ?2 ORDER BY claim_at, id LIMIT ?3";
+               WHERE provider = ?1 AND claim_at <= ?2 AND id NOT IN (SELECT id FROM claim) ORDER BY claim_at, id LIMIT ?3";
     candidates(database, sql, provider, now, limit)
 }
 
 fn recoverable(database: &Database, provider: i64, before: i64, limit: usize) -> rusqlite::Result<Vec<Candidate>> {
     let sql = "SELECT id, deadline FROM schedule INDEXED BY schedule_retry \
                WHERE provider = ?1 AND waiting = 1 AND hold_cause IS NULL AND claim_at IS NOT NULL AND failed_at < ?2 \
-               ORDER BY deadline, id LIMIT ?3";
+               AND id NOT IN (SELECT id FROM claim) ORDER BY deadline, id LIMIT ?3";
     candidates(database, sql, provider, before, limit)
 }
 
@@ -504,7 +519,8 @@ fn candidates(
 
 fn next_due(database: &Database, base: TimeBase, provider: i64) -> rusqlite::Result<Timestamp> {
     let sql = "SELECT claim_at FROM schedule INDEXED BY schedule_due \
-               WHERE provider = ?1 AND claim_at IS NOT NULL ORDER BY claim_at LIMIT 1";
+               WHERE provider = ?1 AND claim_at IS NOT NULL AND id NOT IN (SELECT id FROM claim) \
+               ORDER BY claim_at LIMIT 1";
     let first: Option<i64> = database.prepare_cached(sql)?.query_row([provider], |row| row.get(0)).optional()?;
     Ok(first.map_or(Timestamp::NEVER, |at| base.load(at)))
 }

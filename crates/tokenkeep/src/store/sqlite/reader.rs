@@ -1,8 +1,9 @@
 //! The threads that read, each from a snapshot of its own, and the larger queries.
 
+use super::fault;
 use super::ops::time_base;
 use super::rows::{self, SealedWork};
-use super::{fault, rows::columns, rows::sealed_columns};
+use super::rows::{columns, sealed_columns, tables};
 use crate::store::record::{GRADE_RETRYING, GRADE_WELL, TimeBase};
 use crate::store::{ListQuery, PAGE_MAX, StoreError, Summary};
 use rusqlite::{Connection as Database, Row, ToSql};
@@ -58,8 +59,9 @@ pub fn open_claims(
         "SELECT ",
         columns!(),
         sealed_columns!(),
-        " FROM schedule s INDEXED BY schedule_open CROSS JOIN connection c ON c.id = s.id \
-         CROSS JOIN token_set t ON t.id = s.id WHERE s.phase = 1 AND s.id > ?1 ORDER BY s.id"
+        " FROM claim o CROSS JOIN schedule s ON s.id = o.id",
+        tables!(),
+        "WHERE o.id > ?1 ORDER BY o.id"
     );
     let mut statement = database.prepare_cached(sql).map_err(|cause| fault(&cause))?;
     let mut rows = statement.query([after.0]).map_err(|cause| fault(&cause))?;
@@ -97,7 +99,7 @@ pub fn list(
     let (columns, condition, limit) = (columns!(), filter.condition(), query.limit.min(PAGE_MAX));
     let sql = format!(
         "SELECT {columns} FROM {from} CROSS JOIN schedule s ON s.id = c.id CROSS JOIN token_set t ON t.id = s.id \
-         WHERE {condition} ORDER BY c.namespace, c.name LIMIT {limit}"
+         LEFT JOIN claim cl ON cl.id = s.id WHERE {condition} ORDER BY c.namespace, c.name LIMIT {limit}"
     );
     let mut statement = database.prepare_cached(&sql).map_err(|cause| fault(&cause))?;
     let mut rows = statement.query(filter.values().as_slice()).map_err(|cause| fault(&cause))?;
@@ -164,8 +166,8 @@ fn is_status(status: Status, now: &str) -> String {
         Status::InDoubt => "s.grade = 3".to_owned(),
         Status::Expired => format!("(s.grade >= 4 AND s.deadline <= {now})"),
         Status::Retrying => format!("(s.grade = 4 AND s.deadline > {now})"),
-        Status::Refreshing => format!("(s.grade = 5 AND s.phase = 1 AND s.deadline > {now})"),
-        Status::Fresh => format!("(s.grade = 5 AND s.phase <> 1 AND s.deadline > {now})"),
+        Status::Refreshing => format!("(s.grade = 5 AND cl.id IS NOT NULL AND s.deadline > {now})"),
+        Status::Fresh => format!("(s.grade = 5 AND cl.id IS NULL AND s.deadline > {now})"),
     }
 }
 
@@ -176,22 +178,29 @@ fn narrow_by_status(statuses: &[Status], now: &str) -> Option<String> {
 }
 
 fn by_index(status: Status, now: &str) -> Option<String> {
-    let grade = match status {
-        Status::NeedsReauth => 0,
-        Status::Paused => 1,
-        Status::Held => 2,
-        Status::InDoubt => 3,
-        Status::Retrying => 4,
-        Status::Refreshing => return Some("SELECT id FROM schedule INDEXED BY schedule_open WHERE phase = 1".into()),
-        Status::Expired => {
-            return Some(format!(
-                "SELECT id FROM schedule INDEXED BY schedule_end \
-                 WHERE namespace IN (SELECT id FROM namespace) AND deadline <= {now} AND grade >= 4"
-            ));
-        }
-        Status::Fresh => return None,
+    let trouble = |grade: i64, deadline: &str| {
+        format!(
+            "SELECT id FROM schedule INDEXED BY schedule_trouble \
+             WHERE namespace IN (SELECT id FROM namespace) AND grade = {grade} AND grade < 5{deadline}"
+        )
     };
-    Some(format!("SELECT id FROM schedule INDEXED BY schedule_trouble WHERE grade = {grade} AND grade < 5"))
+    match status {
+        Status::NeedsReauth => Some(trouble(0, "")),
+        Status::Paused => Some(trouble(1, "")),
+        Status::Held => Some(trouble(2, "")),
+        Status::InDoubt => Some(trouble(3, "")),
+        Status::Retrying => Some(trouble(4, "")),
+        Status::Refreshing => Some("SELECT id FROM claim".to_owned()),
+        Status::Expired => Some(format!(
+            "{} UNION \
+             SELECT id FROM schedule INDEXED BY schedule_due WHERE provider IN (SELECT id FROM provider) \
+             AND claim_at <= {now} AND claim_at <= deadline AND deadline <= {now} AND grade = 5 UNION \
+             SELECT id FROM schedule INDEXED BY schedule_late WHERE namespace IN (SELECT id FROM namespace) \
+             AND deadline <= {now} AND grade = 5 AND (claim_at IS NULL OR claim_at > deadline)",
+            trouble(4, &format!(" AND deadline <= {now}"))
+        )),
+        Status::Fresh => None,
+    }
 }
 
 fn is_small(database: &Database, narrow: &str, filter: &Filter) -> Result<bool, StoreError> {
@@ -216,57 +225,84 @@ pub fn summary(
 
 /// Which namespaces a count is about; ?1 is a name or NULL.
 const NAMESPACES: &str = "(SELECT id FROM namespace WHERE ?1 IS NULL OR name = ?1)";
+/// Rows of the index `schedule_late`.
+const LATE: &str = "grade = 5 AND (claim_at IS NULL OR claim_at > deadline)";
+/// Rows of grade 5 that are not in it; the index `schedule_due` has them.
+const TIMELY: &str = "claim_at IS NOT NULL AND claim_at <= deadline AND grade = 5";
 
 fn count(database: &Database, base: TimeBase, now: Timestamp, namespace: Option<&str>) -> rusqlite::Result<Summary> {
     let now = base.store(now);
     let grades = counts(
         database,
-        &format!(
-            "SELECT grade, sum(connections) FROM tally WHERE namespace IN {NAMESPACES} AND ?2 IS NOT NULL GROUP BY grade"
-        ),
-        (namespace, now),
-    )?;
-    let ended = counts(
-        database,
-        &format!(
-            "SELECT grade, count(*) FROM schedule INDEXED BY schedule_end \
-             WHERE namespace IN {NAMESPACES} AND deadline <= ?2 AND grade >= 4 GROUP BY grade"
-        ),
-        (namespace, now),
+        &format!("SELECT grade, sum(connections) FROM tally WHERE namespace IN {NAMESPACES} GROUP BY grade"),
+        [namespace],
     )?;
     let refreshing = number(
         database,
         &format!(
-            "SELECT count(*) FROM schedule INDEXED BY schedule_open \
-             WHERE phase = 1 AND grade = 5 AND deadline > ?2 AND namespace IN {NAMESPACES}"
+            "SELECT count(*) FROM claim cl CROSS JOIN schedule s ON s.id = cl.id \
+             WHERE s.grade = 5 AND s.deadline > ?2 AND s.namespace IN {NAMESPACES}"
         ),
         (namespace, now),
     )?;
+    let ended = ended(database, now, namespace)?;
+    let at = |stored: Option<i64>| stored.filter(|at| *at != i64::MAX).map(|at| base.load(at));
     Ok(Summary {
         by_status: by_status(&grades, &ended, refreshing.unwrap_or(0)),
-        next_due_at: next_due(database, namespace)?.map(|at| base.load(at)),
-        earliest_expiry: number(
-            database,
-            &format!(
-                "SELECT min((SELECT min(deadline) FROM schedule INDEXED BY schedule_end \
-                 WHERE namespace = n.id AND deadline > ?2)) FROM namespace n WHERE n.id IN {NAMESPACES}"
-            ),
-            (namespace, now),
-        )?
-        .filter(|deadline| *deadline != i64::MAX)
-        .map(|at| base.load(at)),
+        next_due_at: at(next_due(database, namespace)?),
+        earliest_expiry: at(earliest_expiry(database, now, namespace)?),
     })
 }
 
-/// Only a namespace's own due times are looked for; without a namespace each provider's first one is enough.
+/// How many of each of the two last grades have ended.
+fn ended(database: &Database, now: i64, namespace: Option<&str>) -> rusqlite::Result<BTreeMap<i64, i64>> {
+    let sql = format!(
+        "SELECT 4, count(*) FROM schedule INDEXED BY schedule_trouble \
+         WHERE namespace IN {NAMESPACES} AND grade = 4 AND grade < 5 AND deadline <= ?2 \
+         UNION ALL SELECT 5, \
+         (SELECT count(*) FROM schedule INDEXED BY schedule_late \
+          WHERE namespace IN {NAMESPACES} AND deadline <= ?2 AND {LATE}) + \
+         (SELECT count(*) FROM schedule INDEXED BY schedule_due \
+          WHERE provider IN (SELECT id FROM provider) AND claim_at <= ?2 AND deadline <= ?2 AND {TIMELY} \
+          AND (?1 IS NULL OR namespace IN {NAMESPACES}))"
+    );
+    counts(database, &sql, (namespace, now))
+}
+
+/// The first deadline after `now`, of trouble and latecomers by their indexes.
+fn earliest_expiry(database: &Database, now: i64, namespace: Option<&str>) -> rusqlite::Result<Option<i64>> {
+    let in_trouble = format!(
+        "SELECT min((SELECT min(deadline) FROM schedule INDEXED BY schedule_trouble \
+         WHERE namespace = n.id AND grade = g.grade AND grade < 5 AND deadline > ?2)) \
+         FROM namespace n CROSS JOIN (SELECT DISTINCT grade FROM tally WHERE grade < 5) g WHERE n.id IN {NAMESPACES}"
+    );
+    let late = format!(
+        "SELECT min((SELECT min(deadline) FROM schedule INDEXED BY schedule_late \
+         WHERE namespace = n.id AND deadline > ?2 AND {LATE})) FROM namespace n WHERE n.id IN {NAMESPACES}"
+    );
+    let found = [number(database, &in_trouble, (namespace, now))?, number(database, &late, (namespace, now))?];
+    Ok(found.into_iter().chain([earliest_timely_expiry(database, now, namespace)?]).flatten().min())
+}
+
+/// Of the others, by the order in which they come due: nothing that comes due after the end of one can end
+/// before it.
+fn earliest_timely_expiry(database: &Database, now: i64, namespace: Option<&str>) -> rusqlite::Result<Option<i64>> {
+    let timely = format!(
+        "FROM schedule INDEXED BY schedule_due WHERE provider = p.id AND deadline > ?2 AND {TIMELY} \
+         AND (?1 IS NULL OR namespace IN {NAMESPACES})"
+    );
+    let first = format!("SELECT min((SELECT deadline {timely} ORDER BY claim_at LIMIT 1)) FROM provider p");
+    let Some(bound) = number(database, &first, (namespace, now))? else { return Ok(None) };
+    let best = format!("SELECT min((SELECT min(deadline) {timely} AND claim_at <= ?3)) FROM provider p");
+    number(database, &best, (namespace, now, bound))
+}
+
+/// When the next one is due: each provider's first, or its first of the namespace.
 fn next_due(database: &Database, namespace: Option<&str>) -> rusqlite::Result<Option<i64>> {
-    let condition = match namespace {
-        Some(_) => "AND namespace = (SELECT id FROM namespace WHERE name = ?1)",
-        None => "AND ?1 IS NULL",
-    };
     let sql = format!(
         "SELECT min((SELECT claim_at FROM schedule INDEXED BY schedule_due \
-         WHERE provider = p.id AND claim_at IS NOT NULL {condition} ORDER BY claim_at LIMIT 1)) FROM provider p"
+         WHERE provider = p.id AND claim_at IS NOT NULL AND id NOT IN (SELECT id FROM claim) \
+         AND (?1 IS NULL OR namespace IN {NAMESPACES}) ORDER BY claim_at LIMIT 1)) FROM provider p"
     );
     number(database, &sql, [namespace])
 }

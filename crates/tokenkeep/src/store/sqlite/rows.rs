@@ -2,7 +2,9 @@
 
 use super::fault;
 use crate::store::StoreError;
-use crate::store::record::{self, Fingerprint, NameRow, RecordRow, ScheduleRow, SealedTokens, TimeBase, damage};
+use crate::store::record::{
+    self, ClaimRow, Fingerprint, NameRow, RecordRow, ScheduleRow, SealedTokens, TimeBase, damage,
+};
 use rusqlite::types::Type;
 use rusqlite::{Connection as Database, OptionalExtension as _, Row, params};
 use tokenkeep_core::model::{Connection, ConnectionId};
@@ -28,9 +30,10 @@ pub struct SealedWork {
 macro_rules! columns {
     () => {
         "s.id, s.grant_number, s.generation, s.attempt, s.committed, s.phase, s.waiting, s.failures, s.doubt_sent_at, \
-         s.doubt_step, s.due_at, s.claimed_at, s.holder_boot, s.holder_process, s.holder_worker, \
-         s.holder_incarnation, s.ended_cause, s.ended_at, s.paused, s.hold_cause, s.probe_at, s.claim_at, s.deadline, \
-         s.grade, s.failed_at, s.issued_at, s.row_check, c.namespace, c.name, c.provider, c.labels, c.row_check, \
+         s.doubt_step, s.due_at, s.ended_cause, s.ended_at, s.paused, s.hold_cause, s.probe_at, s.claim_at, \
+         s.deadline, s.grade, s.failed_at, s.issued_at, s.row_check, \
+         cl.attempt, cl.claimed_at, cl.holder_boot, cl.holder_process, cl.holder_worker, cl.holder_incarnation, \
+         cl.row_check, c.namespace, c.name, c.provider, c.labels, c.row_check, \
          t.record, t.token_type, t.fingerprint, t.used, t.row_check"
     };
 }
@@ -40,20 +43,19 @@ macro_rules! sealed_columns {
         ", t.access, t.refresh, t.extra"
     };
 }
+/// The tables that belong to a schedule row `s`.
+macro_rules! tables {
+    () => {
+        " CROSS JOIN connection c ON c.id = s.id CROSS JOIN token_set t ON t.id = s.id LEFT JOIN claim cl ON cl.id = s.id "
+    };
+}
 pub(super) use columns;
 pub(super) use sealed_columns;
+pub(super) use tables;
 
-const BY_ID: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM schedule s JOIN connection c ON c.id = s.id JOIN token_set t ON t.id = s.id WHERE s.id = ?1"
-);
-const SEALED_BY_ID: &str = concat!(
-    "SELECT ",
-    columns!(),
-    sealed_columns!(),
-    " FROM schedule s JOIN connection c ON c.id = s.id JOIN token_set t ON t.id = s.id WHERE s.id = ?1"
-);
+const BY_ID: &str = concat!("SELECT ", columns!(), " FROM schedule s", tables!(), "WHERE s.id = ?1");
+const SEALED_BY_ID: &str =
+    concat!("SELECT ", columns!(), sealed_columns!(), " FROM schedule s", tables!(), "WHERE s.id = ?1");
 const ID_BY_KEY: &str = "SELECT id FROM connection WHERE namespace = ?1 AND name = ?2";
 
 /// Reads one connection.
@@ -79,8 +81,13 @@ fn one<T>(
 
 /// The number of the connection of this name.
 pub fn id_of(database: &Database, key: &ConnectionKey) -> Result<Option<i64>, StoreError> {
-    let mut statement = database.prepare_cached(ID_BY_KEY).map_err(|cause| fault(&cause))?;
-    statement.query_row([key.namespace(), key.name()], |row| row.get(0)).optional().map_err(|cause| fault(&cause))
+    find(database, key).map_err(|cause| fault(&cause))
+}
+
+/// The number of the connection of this name, with SQLite's errors.
+pub fn find(database: &Database, key: &ConnectionKey) -> rusqlite::Result<Option<i64>> {
+    let mut statement = database.prepare_cached(ID_BY_KEY)?;
+    statement.query_row([key.namespace(), key.name()], |row| row.get(0)).optional()
 }
 
 /// Reads the row that [`columns`] selects, and checks it.
@@ -91,32 +98,22 @@ pub fn loaded(base: TimeBase, row: &Row<'_>) -> Result<Loaded, StoreError> {
         other => other,
     };
     let schedule = schedule(row).map_err(unreadable)?;
-    let name = NameRow {
-        namespace: row.get(27).map_err(unreadable)?,
-        name: row.get(28).map_err(unreadable)?,
-        provider: row.get(29).map_err(unreadable)?,
-        labels: row.get(30).map_err(unreadable)?,
-    };
-    let used: Vec<u8> = row.get(35).map_err(unreadable)?;
-    let (prints, rest) = used.as_chunks();
-    let record = RecordRow {
-        record: row.get(32).map_err(unreadable)?,
-        token_type: row.get(33).map_err(unreadable)?,
-        fingerprint: row.get(34).map_err(unreadable)?,
-        used: prints.to_vec(),
-    };
+    let claim = claim(id, row).map_err(unreadable)?;
+    let name = name(row).map_err(unreadable)?;
+    let record = record(row).map_err(unreadable)?;
     let sums = [
-        ("its schedule", record::schedule_check(&schedule), 26),
-        ("its name", record::name_check(id, &name), 31),
-        ("its record", record::record_check(id, &record), 36),
+        ("its schedule", 21, Some(record::schedule_check(&schedule))),
+        ("its claim", 28, claim.as_ref().map(record::claim_check)),
+        ("its name", 33, Some(record::name_check(id, &name))),
+        ("its record", 38, Some(record::record_check(id, &record))),
     ];
-    for (what, expected, column) in sums {
-        let found: i64 = row.get(column).map_err(unreadable)?;
-        if found != expected || !rest.is_empty() {
+    for (what, column, expected) in sums {
+        let found: Option<i64> = row.get(column).map_err(unreadable)?;
+        if found != expected {
             return Err(damage(id, format_args!("({}) {what} does not match its checksum", name.name)));
         }
     }
-    let connection = record::connection(base, &schedule, &name, &record)?;
+    let connection = record::connection(base, &schedule, claim.as_ref(), &name, &record)?;
     Ok(Loaded { connection, record })
 }
 
@@ -133,24 +130,36 @@ fn schedule(row: &Row<'_>) -> rusqlite::Result<ScheduleRow> {
         doubt_sent_at: row.get(8)?,
         doubt_step: row.get(9)?,
         due_at: row.get(10)?,
-        claimed_at: row.get(11)?,
-        holder: holder(row)?,
-        ended_cause: row.get(16)?,
-        ended_at: row.get(17)?,
-        paused: row.get(18)?,
-        hold_cause: row.get(19)?,
-        probe_at: row.get(20)?,
-        claim_at: row.get(21)?,
-        deadline: row.get(22)?,
-        grade: row.get(23)?,
-        failed_at: row.get(24)?,
-        issued_at: row.get(25)?,
+        ended_cause: row.get(11)?,
+        ended_at: row.get(12)?,
+        paused: row.get(13)?,
+        hold_cause: row.get(14)?,
+        probe_at: row.get(15)?,
+        claim_at: row.get(16)?,
+        deadline: row.get(17)?,
+        grade: row.get(18)?,
+        failed_at: row.get(19)?,
+        issued_at: row.get(20)?,
     })
 }
 
-fn holder(row: &Row<'_>) -> rusqlite::Result<Option<[i64; 4]>> {
-    let Some(boot) = row.get(12)? else { return Ok(None) };
-    Ok(Some([boot, row.get(13)?, row.get(14)?, row.get(15)?]))
+fn claim(id: i64, row: &Row<'_>) -> rusqlite::Result<Option<ClaimRow>> {
+    let Some(attempt) = row.get(22)? else { return Ok(None) };
+    let holder = [row.get(24)?, row.get(25)?, row.get(26)?, row.get(27)?];
+    Ok(Some(ClaimRow { id, attempt, claimed_at: row.get(23)?, holder }))
+}
+
+fn name(row: &Row<'_>) -> rusqlite::Result<NameRow> {
+    Ok(NameRow { namespace: row.get(29)?, name: row.get(30)?, provider: row.get(31)?, labels: row.get(32)? })
+}
+
+fn record(row: &Row<'_>) -> rusqlite::Result<RecordRow> {
+    let used: Vec<u8> = row.get(37)?;
+    let (prints, rest) = used.as_chunks();
+    if !rest.is_empty() {
+        return Err(rusqlite::Error::InvalidColumnType(37, "used".to_owned(), Type::Blob));
+    }
+    Ok(RecordRow { record: row.get(34)?, token_type: row.get(35)?, fingerprint: row.get(36)?, used: prints.to_vec() })
 }
 
 /// Reads the row that [`columns`] and [`sealed_columns`] select, and checks it.
@@ -162,15 +171,15 @@ pub fn sealed_work(base: TimeBase, row: &Row<'_>) -> Result<SealedWork, StoreErr
 
 fn sealed(loaded: &Loaded, row: &Row<'_>) -> rusqlite::Result<Option<SealedTokens>> {
     let Some(token_type) = loaded.record.token_type.clone() else { return Ok(None) };
-    let refresh: Option<Vec<u8>> = row.get(38)?;
+    let refresh: Option<Vec<u8>> = row.get(40)?;
     if refresh.is_some() != loaded.record.fingerprint.is_some() {
-        return Err(rusqlite::Error::InvalidColumnType(38, "refresh".to_owned(), Type::Null));
+        return Err(rusqlite::Error::InvalidColumnType(40, "refresh".to_owned(), Type::Null));
     }
     Ok(Some(SealedTokens {
         token_type,
-        access: row.get(37)?,
+        access: row.get(39)?,
         refresh,
-        extra: row.get(39)?,
+        extra: row.get(41)?,
         fingerprint: loaded.record.fingerprint,
     }))
 }
@@ -214,8 +223,8 @@ fn insert_rows(
     database
         .prepare_cached(
             "INSERT INTO schedule (id, namespace, provider, grant_number, generation, attempt, committed, phase, \
-             waiting, failures, paused, deadline, grade, issued_at, row_check) \
-             VALUES (?1, ?2, ?3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
+             waiting, failures, paused, deadline, grade, issued_at, last_event, row_check) \
+             VALUES (?1, ?2, ?3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)",
         )?
         .execute([id, namespace, provider])?;
     update_schedule(database, &record::schedule_row(base, connection))?;
@@ -225,40 +234,42 @@ fn insert_rows(
     update_tokens(database, base, connection, Vec::new(), sealed)
 }
 
-/// Writes what a claim changes of the schedule row, and nothing else.
-pub fn update_claim(database: &Database, base: TimeBase, claimed: &Connection) -> rusqlite::Result<()> {
-    let row = record::schedule_row(base, claimed);
-    let [boot, process, worker, incarnation] = row.holder.unwrap_or_default();
+/// Writes the claim row of a connection in flight.
+pub fn insert_claim(database: &Database, base: TimeBase, claimed: &Connection) -> rusqlite::Result<()> {
+    let Some(row) = record::claim_row(base, claimed) else { return Ok(()) };
+    let [boot, process, worker, incarnation] = row.holder;
     database
         .prepare_cached(
-            "UPDATE schedule SET attempt = ?2, phase = ?3, due_at = NULL, claimed_at = ?4, holder_boot = ?5, \
-             holder_process = ?6, holder_worker = ?7, holder_incarnation = ?8, claim_at = NULL, row_check = ?9 \
-             WHERE id = ?1",
+            "INSERT INTO claim (id, attempt, claimed_at, holder_boot, holder_process, holder_worker, \
+             holder_incarnation, row_check) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?
         .execute(params![
             row.id,
             row.attempt,
-            row.phase,
             row.claimed_at,
             boot,
             process,
             worker,
             incarnation,
-            record::schedule_check(&row)
+            record::claim_check(&row)
         ])?;
     Ok(())
 }
 
-/// Writes the whole schedule row.
+/// Removes the claim row.
+pub fn delete_claim(database: &Database, id: i64) -> rusqlite::Result<()> {
+    database.prepare_cached("DELETE FROM claim WHERE id = ?1")?.execute([id])?;
+    Ok(())
+}
+
+/// Writes the schedule row.
 pub fn update_schedule(database: &Database, row: &ScheduleRow) -> rusqlite::Result<()> {
-    let holder = |which: usize| row.holder.map(|holder| holder[which]);
     database
         .prepare_cached(
             "UPDATE schedule SET grant_number = ?2, generation = ?3, attempt = ?4, committed = ?5, phase = ?6, \
-             waiting = ?7, failures = ?8, doubt_sent_at = ?9, doubt_step = ?10, due_at = ?11, claimed_at = ?12, \
-             holder_boot = ?13, holder_process = ?14, holder_worker = ?15, holder_incarnation = ?16, \
-             ended_cause = ?17, ended_at = ?18, paused = ?19, hold_cause = ?20, probe_at = ?21, claim_at = ?22, \
-             deadline = ?23, grade = ?24, failed_at = ?25, issued_at = ?26, row_check = ?27 WHERE id = ?1",
+             waiting = ?7, failures = ?8, doubt_sent_at = ?9, doubt_step = ?10, due_at = ?11, ended_cause = ?12, \
+             ended_at = ?13, paused = ?14, hold_cause = ?15, probe_at = ?16, claim_at = ?17, deadline = ?18, \
+             grade = ?19, failed_at = ?20, issued_at = ?21, row_check = ?22 WHERE id = ?1",
         )?
         .execute(params![
             row.id,
@@ -272,11 +283,6 @@ pub fn update_schedule(database: &Database, row: &ScheduleRow) -> rusqlite::Resu
             row.doubt_sent_at,
             row.doubt_step,
             row.due_at,
-            row.claimed_at,
-            holder(0),
-            holder(1),
-            holder(2),
-            holder(3),
             row.ended_cause,
             row.ended_at,
             row.paused,
@@ -354,9 +360,10 @@ pub fn update_record(
     Ok(())
 }
 
-/// Removes the three rows; `secure_delete` overwrites what they held.
+/// Removes all rows; `secure_delete` overwrites what they held.
 pub fn delete(database: &Database, id: ConnectionId) -> rusqlite::Result<()> {
     for sql in [
+        "DELETE FROM claim WHERE id = ?1",
         "DELETE FROM schedule WHERE id = ?1",
         "DELETE FROM connection WHERE id = ?1",
         "DELETE FROM token_set WHERE id = ?1",

@@ -32,7 +32,19 @@ const VERSION_1: &str = "
     CREATE TABLE namespace (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
     CREATE TABLE provider (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE) STRICT;
 
-    -- What a claim reads and writes. Written in small pieces, often.
+    -- Attempts in flight: few rows, so a claim writes to few pages, and to no index.
+    CREATE TABLE claim (
+        id INTEGER PRIMARY KEY,
+        attempt INTEGER NOT NULL,
+        claimed_at INTEGER NOT NULL,
+        holder_boot INTEGER NOT NULL,
+        holder_process INTEGER NOT NULL,
+        holder_worker INTEGER NOT NULL,
+        holder_incarnation INTEGER NOT NULL,
+        row_check INTEGER NOT NULL
+    ) STRICT;
+
+    -- A refresh writes one row here, and one entry of one index.
     CREATE TABLE schedule (
         id INTEGER PRIMARY KEY,
         namespace INTEGER NOT NULL,
@@ -47,11 +59,6 @@ const VERSION_1: &str = "
         doubt_sent_at INTEGER,
         doubt_step INTEGER,
         due_at INTEGER,
-        claimed_at INTEGER,
-        holder_boot INTEGER,
-        holder_process INTEGER,
-        holder_worker INTEGER,
-        holder_incarnation INTEGER,
         ended_cause TEXT,
         ended_at INTEGER,
         paused INTEGER NOT NULL,
@@ -62,18 +69,20 @@ const VERSION_1: &str = "
         grade INTEGER NOT NULL,
         failed_at INTEGER,
         issued_at INTEGER NOT NULL,
+        last_event INTEGER NOT NULL,
         row_check INTEGER NOT NULL
     ) STRICT;
-    -- Claims: the longest due of a provider, with what chooses among them.
-    CREATE INDEX schedule_due ON schedule (provider, claim_at, id, deadline, namespace) WHERE claim_at IS NOT NULL;
+    -- The longest due of a provider, with what chooses among them, and what counts need.
+    CREATE INDEX schedule_due ON schedule (provider, claim_at, id, deadline, namespace, grade)
+        WHERE claim_at IS NOT NULL;
     -- After an outage: what waits in a retry, by the end of its access token.
     CREATE INDEX schedule_retry ON schedule (provider, deadline, failed_at)
         WHERE waiting = 1 AND hold_cause IS NULL AND claim_at IS NOT NULL;
-    CREATE INDEX schedule_open ON schedule (id) WHERE phase = 1;
-    -- Counts. A claim changes none of these columns, so it does not touch this index.
-    CREATE INDEX schedule_end ON schedule (namespace, deadline, grade);
-    -- What needs somebody's attention: few rows, found without a scan.
-    CREATE INDEX schedule_trouble ON schedule (grade) WHERE grade < 5;
+    -- What needs attention.
+    CREATE INDEX schedule_trouble ON schedule (namespace, grade, deadline) WHERE grade < 5;
+    -- What is well and yet will not be due before its access token ends.
+    CREATE INDEX schedule_late ON schedule (namespace, deadline)
+        WHERE grade = 5 AND (claim_at IS NULL OR claim_at > deadline);
     CREATE TABLE tally (
         namespace INTEGER NOT NULL,
         grade INTEGER NOT NULL,
@@ -104,19 +113,26 @@ const VERSION_1: &str = "
         extra BLOB
     ) STRICT;
 
-    -- The newest row is never removed, so no number is used twice.
+    -- The newest row is never removed, so no number is used twice. A connection's events form a chain from the
+    -- newest to the oldest (0: no further one): an index would cost each refresh a page of its own.
     CREATE TABLE event (
         id INTEGER PRIMARY KEY,
         at INTEGER NOT NULL,
         kind TEXT NOT NULL,
-        subject INTEGER,
+        previous INTEGER,
         namespace TEXT,
         name TEXT,
         code TEXT,
         message TEXT NOT NULL,
         data TEXT NOT NULL
     ) STRICT;
-    CREATE INDEX event_subject ON event (subject) WHERE subject IS NOT NULL;
+    -- The last event of each name that has no connection now; where there is one, its schedule row has it.
+    CREATE TABLE former (
+        namespace TEXT NOT NULL,
+        name TEXT NOT NULL,
+        last_event INTEGER NOT NULL,
+        PRIMARY KEY (namespace, name)
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// The newest schema version that this Tokenkeep knows.
@@ -311,10 +327,14 @@ pub fn reader(path: &Path) -> Result<Connection, StoreError> {
 
 fn open(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
     let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let database = Connection::open_with_flags(path, flags).map_err(|cause| at_opening(path, &cause))?;
-    database.busy_timeout(BUSY_WAIT).map_err(|cause| at_opening(path, &cause))?;
-    database.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
-    Ok(database)
+    let configured = Connection::open_with_flags(path, flags).and_then(|database| {
+        database.busy_timeout(BUSY_WAIT)?;
+        // Without this, SQLite looks at the values bound to a statement and plans it anew for each.
+        database.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+        database.set_prepared_statement_cache_capacity(STATEMENTS_MAX);
+        Ok(database)
+    });
+    configured.map_err(|cause| at_opening(path, &cause))
 }
 
 /// Takes the file away from everybody else; SQLite gives its companions the same mode.
