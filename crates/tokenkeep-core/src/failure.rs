@@ -69,9 +69,9 @@ catalogue! {
     UnknownAnswer = "unknown_answer", "The provider answered with something that Tokenkeep does not know.",
         "Read the detail; if the provider means something by it, add it to the provider's error aliases.";
     InvalidGrant = "invalid_grant", "The provider says that the refresh token is no longer valid.",
-        "Sign in again: `tokenkeep import NAME` with a new token set (or `tokenkeep connect NAME`).";
+        "Sign in again, and give the new token set to `tokenkeep import NAME`.";
     LostInFlight = "lost_in_flight", "An answer with a new refresh token was lost on its way, and the old one is no longer valid.",
-        "Sign in again: `tokenkeep import NAME` with a new token set (or `tokenkeep connect NAME`).";
+        "Sign in again, and give the new token set to `tokenkeep import NAME`.";
     NoRefreshToken = "no_refresh_token", "The access token ends and there is no refresh token to renew it with.",
         "Sign in again and ask for offline access (for example the scope offline_access), then `tokenkeep import NAME`.";
     InvalidClient = "invalid_client", "The provider does not accept our client id, secret, or the way they are sent.",
@@ -94,6 +94,12 @@ catalogue! {
         "Nothing to do: Tokenkeep tries again.";
     AnswerLost = "answer_lost", "The process ended between sending the request and keeping its answer.",
         "Nothing to do yet: Tokenkeep goes on as the provider's rotation class allows.";
+}
+
+/// A next step for one connection: the catalogue's `NAME` becomes its name.
+#[must_use]
+pub fn next_step_for(next_step: &str, name: &str) -> String {
+    next_step.replace("NAME", name)
 }
 
 impl fmt::Display for FailureCode {

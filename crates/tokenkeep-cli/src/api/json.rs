@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use tokenkeep::store::{Event, Summary};
 use tokenkeep::{Handed, TokenKeep};
+use tokenkeep_core::failure::next_step_for;
 use tokenkeep_core::model::{LastError, State, Status};
 use tokenkeep_core::{Connection, FailureCode, Timestamp};
 
@@ -162,7 +163,7 @@ fn last_error(connection: &Connection, times: &Times) -> Option<LastErrorJson> {
         code: code.as_str().to_owned(),
         message,
         at,
-        next_action: code.next_step().to_owned(),
+        next_action: next_step_for(code.next_step(), &connection.key.to_string()),
     };
     let last = connection.last_error.as_ref();
     let of = |error: &LastError| told(error.failure.code, error.failure.message(), times.text(error.at));

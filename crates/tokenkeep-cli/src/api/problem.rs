@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tokenkeep::Error;
 use tokenkeep::store::StoreError;
+use tokenkeep_core::failure::next_step_for;
 use tokenkeep_core::model::Status;
 use tokenkeep_core::{FailureCode, Timestamp};
 
@@ -87,15 +88,15 @@ impl Problem {
                 Self::new(StatusCode::NOT_FOUND, NOT_FOUND, detail).next("List the names with `tokenkeep list`.")
             }
             Error::Invalid { .. } => Self::new(StatusCode::BAD_REQUEST, "invalid", detail),
-            Error::NoToken { status, last_error, retry_at, .. } => {
+            Error::NoToken { key, status, last_error, retry_at } => {
                 let cause = last_error.as_ref().map(|error| error.failure.code);
                 Self::new(no_token_status(*status), status.as_str(), detail)
-                    .next(next_action(*status, cause))
+                    .next(next_step_for(next_action(*status, cause), &key.to_string()))
                     .retry(*retry_at, times)
             }
-            Error::NotRefreshed { status, code, retry_at, .. } => {
+            Error::NotRefreshed { key, status, code, retry_at } => {
                 Self::new(not_refreshed_status(*status), status.as_str(), detail)
-                    .next(next_action(*status, *code))
+                    .next(next_step_for(next_action(*status, *code), &key.to_string()))
                     .retry(*retry_at, times)
             }
             Error::Store(error) => store_problem(error, detail),
@@ -234,7 +235,8 @@ mod tests {
         let failure = Failure::new(FailureCode::LostInFlight, "");
         let last_error = Some(Box::new(LastError { failure, at: times().now }));
         let error = Error::NoToken { key: key(), status: Status::NeedsReauth, last_error, retry_at: None };
-        assert_eq!(of(&error).next_action.as_deref(), Some(FailureCode::LostInFlight.next_step()));
+        let next = of(&error).next_action.unwrap_or_default();
+        assert!(next.contains(&format!("`tokenkeep import {}`", key())), "{next}");
         let error = Error::NotRefreshed {
             key: key(),
             status: Status::Paused,
@@ -269,7 +271,7 @@ mod tests {
             serde_json::json!({
                 "type": "about:blank", "title": "Service Unavailable", "status": 503,
                 "detail": "`jira` is expired: there is no token yet", "code": "expired",
-                "next_action": "Try again later; `tokenkeep status NAME` shows what Tokenkeep waits for.",
+                "next_action": "Try again later; `tokenkeep status jira` shows what Tokenkeep waits for.",
                 "retry_at": "2026-11-23T10:00:01.500Z"
             })
         );
