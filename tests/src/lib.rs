@@ -1,3 +1,11 @@
-//! Whole-system tests of Tokenkeep: the simulation here, real servers and processes under `tests/`.
+//! Whole-system tests of Tokenkeep: the simulation, and what the tests of the real binary need.
+//!
+//! Helpers panic with a sentence where something that a test relies on is missing: that is how a test fails.
 
+pub mod daemon;
+pub mod http;
+pub mod mock;
+pub mod oidc;
+pub mod process;
 pub mod sim;
+pub mod snapshot;

@@ -133,10 +133,16 @@ impl From<io::Error> for CliError {
 impl From<tokenkeep::Error> for CliError {
     fn from(error: tokenkeep::Error) -> Self {
         use tokenkeep::Error as E;
+        use tokenkeep::store::StoreError;
         let next = match &error {
             E::Locked(_) => "stop the other `tokenkeep serve`, or choose another folder with --state-dir",
             E::Folder { .. } => "make the folder usable for this user, or choose another with --state-dir",
-            E::Key(_) => "nothing was changed; keep a copy of the state folder before you try anything",
+            E::Store(StoreError::Newer { .. }) => {
+                "nothing was changed; start the newer tokenkeep, or choose another folder with --state-dir"
+            }
+            E::Key(_) | E::Store(StoreError::Damaged(_)) | E::Journal(_) => {
+                "nothing was changed; keep a copy of the state folder before you try anything"
+            }
             _ => return Self::new(error.to_string()),
         };
         Self::new(error.to_string()).next_step(next)

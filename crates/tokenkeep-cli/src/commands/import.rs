@@ -51,6 +51,7 @@ fn open(path: &Path) -> Result<Box<dyn Read>, CliError> {
 
 fn unreadable(path: &Path, error: &io::Error) -> CliError {
     CliError::new(format!("{} cannot be read: {error}", path.display()))
+        .next_step("name a file that this user can read, or `-` for standard input")
 }
 
 /// What the API takes. It has no `Debug`: it holds tokens.
