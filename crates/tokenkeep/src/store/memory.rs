@@ -143,8 +143,7 @@ impl Contents {
     fn claim(&mut self, now: Timestamp, holder: Holder, quota: &Quota) -> Vec<Work> {
         let limit = quota.limit.min(CLAIM_BATCH_MAX);
         let of_provider = || self.rows.values().map(|row| &row.connection).filter(|c| c.provider == quota.provider);
-        let mut due: Vec<_> =
-            of_provider().filter(|c| c.due_at().is_some_and(|due_at| due_at <= now)).collect();
+        let mut due: Vec<_> = of_provider().filter(|c| c.due_at().is_some_and(|due_at| due_at <= now)).collect();
         due.sort_by_key(|c| (c.due_at(), c.id));
         due.truncate(4 * limit);
         if let Some(before) = quota.recover_before {
@@ -311,9 +310,11 @@ impl Store for MemoryStore {
 
     async fn open_claims(&self, after: ConnectionId, limit: usize) -> Result<Vec<Work>, StoreError> {
         let contents = self.contents();
-        let open = contents.rows.range(after..).map(|(_, row)| row).filter(|row| {
-            row.connection.id > after && matches!(row.connection.state, State::Claimed { .. })
-        });
+        let open = contents
+            .rows
+            .range(after..)
+            .map(|(_, row)| row)
+            .filter(|row| row.connection.id > after && matches!(row.connection.state, State::Claimed { .. }));
         Ok(open.take(limit).map(Row::work).collect())
     }
 

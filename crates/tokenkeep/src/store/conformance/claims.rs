@@ -40,11 +40,8 @@ async fn a_claim_says_what_its_attempt_needs(store: &dyn Store) {
     let before = create(store, "jira", 100, 900).await;
     let work = claim_due(store, 150, 9).await.work.remove(0);
     let claim = Claim { attempt: AttemptNumber(1), holder: holder(1), claimed_at: at(150) };
-    let expected = Connection {
-        attempt: AttemptNumber(1),
-        state: State::Claimed { claim, waiting: Waiting::Schedule },
-        ..before
-    };
+    let expected =
+        Connection { attempt: AttemptNumber(1), state: State::Claimed { claim, waiting: Waiting::Schedule }, ..before };
     assert_eq!(work.connection, expected);
     assert_eq!(get(store, "jira").await, expected);
     assert_eq!(texts(&work.tokens.unwrap()), texts(&token_set("jira")));

@@ -190,8 +190,7 @@ impl Model {
         let tokens = token_set(&format!("{name}{token}"));
         let refresh = texts(&tokens).1.expect("it has a refresh token");
         let (due, end) = (self.now + due_in, self.now + life);
-        let answer =
-            granted(store, self.now, NewGrant { tokens: Some(tokens), ..new_grant(name, due, end) }).await;
+        let answer = granted(store, self.now, NewGrant { tokens: Some(tokens), ..new_grant(name, due, end) }).await;
         let state = ModelState::Ready { due, kind: Kind::Planned };
         match (self.entries.get_mut(name), answer) {
             (None, Granted::Created(connection, _)) => {
@@ -213,7 +212,9 @@ impl Model {
                 self.events += 1;
             }
             (Some(entry), Granted::AlreadyHeld(_)) => assert_eq!(entry.refresh, refresh),
-            (Some(entry), Granted::AlreadyUsed(_)) => assert!(entry.refresh != refresh && entry.used.contains(&refresh)),
+            (Some(entry), Granted::AlreadyUsed(_)) => {
+                assert!(entry.refresh != refresh && entry.used.contains(&refresh))
+            }
             (Some(entry), Granted::Renewed(..)) => {
                 assert!(entry.refresh != refresh && !entry.used.contains(&refresh), "{refresh} is known");
                 let (grant, generation) = (entry.grant + 1, entry.generation + 1);
@@ -315,9 +316,7 @@ impl Model {
                 let state = State::Ready { due_at: at(now + due_in), waiting: Waiting::InDoubt(doubt) };
                 (state, ModelState::Ready { due: now + due_in, kind: Kind::Doubt })
             }
-            Then::End => {
-                (State::NeedsReauth { cause: FailureCode::InvalidGrant, at: at(now) }, ModelState::Ended)
-            }
+            Then::End => (State::NeedsReauth { cause: FailureCode::InvalidGrant, at: at(now) }, ModelState::Ended),
         };
         let work = Work { connection, tokens: None };
         let stands = entry.as_ref().is_some_and(|entry| stands(entry, &work.connection));

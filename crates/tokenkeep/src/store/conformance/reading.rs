@@ -134,7 +134,8 @@ async fn an_empty_store_counts_nothing(store: &dyn Store) {
 
 async fn events_are_numbered_and_found(store: &dyn Store) {
     create(store, "jira", 0, 900).await;
-    let of_system = NewEvent { data: r#"{"n":1}"#.to_owned(), ..NewEvent::new(EventKind::SystemStarted, at(5), None, "é") };
+    let of_system =
+        NewEvent { data: r#"{"n":1}"#.to_owned(), ..NewEvent::new(EventKind::SystemStarted, at(5), None, "é") };
     let failed = NewEvent::new(EventKind::RefreshFailed, at(9), Some(&key("jira")), "No.")
         .with_failure(&Failure::new(FailureCode::Timeout, ""));
     let written = store.record(vec![of_system.clone(), failed.clone()]).await.unwrap();

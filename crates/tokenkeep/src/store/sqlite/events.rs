@@ -1,7 +1,7 @@
 //! The history: written in the writer's transactions, read by the readers, and kept at a bounded length.
 
-use crate::store::{Event, EventKind, EventQuery, NewEvent, PAGE_MAX, StoreError};
 use super::{fault, rows};
+use crate::store::{Event, EventKind, EventQuery, NewEvent, PAGE_MAX, StoreError};
 use rusqlite::{Connection as Database, OptionalExtension as _, Row, params};
 use std::collections::VecDeque;
 use tokenkeep_core::{ConnectionKey, FailureCode, Timestamp};
@@ -29,7 +29,7 @@ impl Numbers {
     /// # Errors
     /// SQLite's.
     pub fn load(database: &Database) -> rusqlite::Result<Self> {
-        let end = |sql: &str| Ok::<_, rusqlite::Error>(database.query_row(sql, [], |row| row.get(0))?);
+        let end = |sql: &str| database.query_row(sql, [], |row| row.get(0));
         let highest: Option<i64> = end("SELECT max(id) FROM event")?;
         let oldest: Option<i64> = end("SELECT min(id) FROM event")?;
         Ok(Self { oldest: oldest.unwrap_or(1), highest: highest.unwrap_or(0) })
@@ -127,8 +127,8 @@ pub fn detach(database: &Database, key: &ConnectionKey, id: i64) -> rusqlite::Re
 /// # Errors
 /// SQLite's.
 pub fn attach(database: &Database, key: &ConnectionKey, id: i64) -> rusqlite::Result<()> {
-    let mut taken = database
-        .prepare_cached("DELETE FROM former WHERE namespace = ?1 AND name = ?2 RETURNING last_event")?;
+    let mut taken =
+        database.prepare_cached("DELETE FROM former WHERE namespace = ?1 AND name = ?2 RETURNING last_event")?;
     let mut rows = taken.query([key.namespace(), key.name()])?;
     let Some(last) = rows.next()?.map(|row| row.get::<_, i64>(0)).transpose()? else { return Ok(()) };
     drop(rows);

@@ -146,12 +146,8 @@ impl SqliteStore {
         let store_id = ops::meta::<i64>(&writer, "store_id").map_err(in_file)?;
         let store_id = store_id.ok_or_else(|| in_file(StoreError::Damaged("its identity is missing".into())))?;
         let claims = open_claims(&writer).map_err(in_file)?;
-        let shared = Arc::new(Shared {
-            sealer,
-            open_claims: Mutex::new(claims),
-            transactions: AtomicU64::new(0),
-            events_max,
-        });
+        let shared =
+            Arc::new(Shared { sealer, open_claims: Mutex::new(claims), transactions: AtomicU64::new(0), events_max });
         let (schedule, copier) =
             checkpoint::pair(&mut writer, schema::writer(path)?).map_err(|cause| in_file(fault(&cause)))?;
         let (jobs, queue) = mpsc::channel(writer::QUEUE_MAX);
@@ -284,11 +280,7 @@ impl SqliteStore {
         threads.as_ref().map(choose).ok_or(StoreError::Closed)
     }
 
-    async fn answered<T>(
-        &self,
-        sent: bool,
-        answer: oneshot::Receiver<Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
+    async fn answered<T>(&self, sent: bool, answer: oneshot::Receiver<Result<T, StoreError>>) -> Result<T, StoreError> {
         let gone = || StoreError::Unusable("a thread of the store has ended: restart Tokenkeep".to_owned());
         let answer = if sent { answer.await.map_err(|_| gone()) } else { Err(gone()) };
         answer.flatten().map_err(|error| at_file(&self.path, error))

@@ -1,8 +1,8 @@
 //! The threads that read, each from a snapshot of its own, and the larger queries.
 
+use super::fault;
 use super::ops::time_base;
 use super::rows::{self, SealedWork};
-use super::fault;
 use super::rows::{columns, sealed_columns, tables};
 use crate::store::record::{GRADE_RETRYING, GRADE_WELL, TimeBase};
 use crate::store::{ListQuery, PAGE_MAX, StoreError, Summary};
@@ -230,12 +230,7 @@ const LATE: &str = "grade = 5 AND (claim_at IS NULL OR claim_at > deadline)";
 /// Rows of grade 5 that are not in it; the index `schedule_due` has them.
 const TIMELY: &str = "claim_at IS NOT NULL AND claim_at <= deadline AND grade = 5";
 
-fn count(
-    database: &Database,
-    base: TimeBase,
-    now: Timestamp,
-    namespace: Option<&str>,
-) -> rusqlite::Result<Summary> {
+fn count(database: &Database, base: TimeBase, now: Timestamp, namespace: Option<&str>) -> rusqlite::Result<Summary> {
     let now = base.store(now);
     let grades = counts(
         database,
@@ -291,11 +286,7 @@ fn earliest_expiry(database: &Database, now: i64, namespace: Option<&str>) -> ru
 
 /// Of the others, by the order in which they come due: nothing that comes due after the end of one can end
 /// before it.
-fn earliest_timely_expiry(
-    database: &Database,
-    now: i64,
-    namespace: Option<&str>,
-) -> rusqlite::Result<Option<i64>> {
+fn earliest_timely_expiry(database: &Database, now: i64, namespace: Option<&str>) -> rusqlite::Result<Option<i64>> {
     let timely = format!(
         "FROM schedule INDEXED BY schedule_due WHERE provider = p.id AND deadline > ?2 AND {TIMELY} \
          AND (?1 IS NULL OR namespace IN {NAMESPACES})"

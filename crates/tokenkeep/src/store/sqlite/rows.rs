@@ -2,7 +2,9 @@
 
 use super::fault;
 use crate::store::StoreError;
-use crate::store::record::{self, Fingerprint, ClaimRow, NameRow, RecordRow, ScheduleRow, SealedTokens, TimeBase, damage};
+use crate::store::record::{
+    self, ClaimRow, Fingerprint, NameRow, RecordRow, ScheduleRow, SealedTokens, TimeBase, damage,
+};
 use rusqlite::types::Type;
 use rusqlite::{Connection as Database, OptionalExtension as _, Row, params};
 use tokenkeep_core::model::{Connection, ConnectionId};
@@ -51,21 +53,9 @@ pub(super) use columns;
 pub(super) use sealed_columns;
 pub(super) use tables;
 
-const BY_ID: &str = concat!(
-    "SELECT ",
-    columns!(),
-    " FROM schedule s",
-    tables!(),
-    "WHERE s.id = ?1"
-);
-const SEALED_BY_ID: &str = concat!(
-    "SELECT ",
-    columns!(),
-    sealed_columns!(),
-    " FROM schedule s",
-    tables!(),
-    "WHERE s.id = ?1"
-);
+const BY_ID: &str = concat!("SELECT ", columns!(), " FROM schedule s", tables!(), "WHERE s.id = ?1");
+const SEALED_BY_ID: &str =
+    concat!("SELECT ", columns!(), sealed_columns!(), " FROM schedule s", tables!(), "WHERE s.id = ?1");
 const ID_BY_KEY: &str = "SELECT id FROM connection WHERE namespace = ?1 AND name = ?2";
 
 /// Reads one connection.
@@ -169,12 +159,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<RecordRow> {
     if !rest.is_empty() {
         return Err(rusqlite::Error::InvalidColumnType(37, "used".to_owned(), Type::Blob));
     }
-    Ok(RecordRow {
-        record: row.get(34)?,
-        token_type: row.get(35)?,
-        fingerprint: row.get(36)?,
-        used: prints.to_vec(),
-    })
+    Ok(RecordRow { record: row.get(34)?, token_type: row.get(35)?, fingerprint: row.get(36)?, used: prints.to_vec() })
 }
 
 /// Reads the row that [`columns`] and [`sealed_columns`] select, and checks it.
@@ -316,9 +301,11 @@ pub fn update_schedule(database: &Database, row: &ScheduleRow) -> rusqlite::Resu
 /// Writes the labels.
 pub fn update_name(database: &Database, connection: &Connection) -> rusqlite::Result<()> {
     let (id, name) = (connection.id.0, record::name_row(connection));
-    database
-        .prepare_cached("UPDATE connection SET labels = ?2, row_check = ?3 WHERE id = ?1")?
-        .execute(params![id, name.labels, record::name_check(id, &name)])?;
+    database.prepare_cached("UPDATE connection SET labels = ?2, row_check = ?3 WHERE id = ?1")?.execute(params![
+        id,
+        name.labels,
+        record::name_check(id, &name)
+    ])?;
     Ok(())
 }
 
@@ -365,9 +352,11 @@ pub fn update_record(
 ) -> rusqlite::Result<()> {
     let id = connection.id.0;
     let row = RecordRow { record: record::record_json(base, connection), ..stored.clone() };
-    database
-        .prepare_cached("UPDATE token_set SET record = ?2, row_check = ?3 WHERE id = ?1")?
-        .execute(params![id, row.record, record::record_check(id, &row)])?;
+    database.prepare_cached("UPDATE token_set SET record = ?2, row_check = ?3 WHERE id = ?1")?.execute(params![
+        id,
+        row.record,
+        record::record_check(id, &row)
+    ])?;
     Ok(())
 }
 

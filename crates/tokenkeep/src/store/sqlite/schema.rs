@@ -321,9 +321,7 @@ pub fn writer(path: &Path) -> Result<Connection, StoreError> {
 /// [`StoreError`] as SQLite gave it.
 pub fn reader(path: &Path) -> Result<Connection, StoreError> {
     let database = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
-    database
-        .pragma_update(None, "cache_size", -READER_CACHE_KIB)
-        .map_err(|cause| at_opening(path, &cause))?;
+    database.pragma_update(None, "cache_size", -READER_CACHE_KIB).map_err(|cause| at_opening(path, &cause))?;
     Ok(database)
 }
 

@@ -220,9 +220,8 @@ async fn a_number_is_not_used_again_after_its_connection_and_a_restart() {
 #[tokio::test]
 async fn only_its_owner_may_read_it() {
     let place = Place::new();
-    let mode = |suffix: &str| {
-        std::fs::metadata(schema::beside(&place.path, suffix)).unwrap().permissions().mode() & 0o7777
-    };
+    let mode =
+        |suffix: &str| std::fs::metadata(schema::beside(&place.path, suffix)).unwrap().permissions().mode() & 0o7777;
     let store = place.open().unwrap();
     filled(&store).await;
     assert_eq!(["", "-wal", "-shm"].map(mode), [0o600; 3]);
