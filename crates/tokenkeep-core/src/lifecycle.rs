@@ -44,7 +44,7 @@ pub enum HoldChange {
     Keep,
     /// The attempt proved that the cause is gone. A hold without `probe_at` stays all the same.
     Clear,
-    /// The attempt found a cause.
+    /// The attempt found a cause. A hold without `probe_at` stays all the same.
     Set(Hold),
 }
 

@@ -4,6 +4,8 @@
 //! Each case gets an empty store of its own from `make`. Whatever keeps the store alive (a temporary folder)
 //! is the caller's to hold.
 
+#![allow(clippy::unwrap_used, reason = "these are tests, although a feature builds them for other crates")]
+
 mod claims;
 mod commits;
 mod grants;

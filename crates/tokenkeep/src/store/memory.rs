@@ -11,7 +11,7 @@ use super::{
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokenkeep_core::model::{Connection, ConnectionId, Holder, State};
+use tokenkeep_core::model::{Connection, ConnectionId, Holder, State, Waiting};
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::{ConnectionKey, Secret, Timestamp};
 
@@ -100,7 +100,7 @@ impl MemoryStore {
     /// Moves every time of every connection by so many milliseconds; the history stays as it is.
     pub fn shift_times(&self, by_ms: i64) {
         for row in self.contents().rows.values_mut() {
-            row.connection = rules::shifted(&row.connection, by_ms);
+            row.connection = shifted(&row.connection, by_ms);
         }
     }
 
@@ -341,6 +341,38 @@ impl Store for MemoryStore {
 
 fn keep_earlier(earliest: &mut Option<Timestamp>, other: Option<Timestamp>) {
     *earliest = earliest.iter().copied().chain(other).min();
+}
+
+/// `stored` with each of its times moved by so many milliseconds.
+fn shifted(stored: &Connection, by_ms: i64) -> Connection {
+    let mut next = stored.clone();
+    let shift = |time: &mut Timestamp| *time = time.shifted(by_ms);
+    let times = &mut next.times;
+    [&mut times.issued_at, &mut times.planned_at, &mut next.last_success].into_iter().for_each(shift);
+    [&mut times.expires_at, &mut times.refresh_expires_at, &mut times.consent_expires_at]
+        .into_iter()
+        .flatten()
+        .for_each(shift);
+    next.hold.iter_mut().filter_map(|hold| hold.probe_at.as_mut()).for_each(shift);
+    next.last_error.iter_mut().for_each(|error| shift(&mut error.at));
+    match &mut next.state {
+        State::Ready { due_at, waiting } => {
+            shift(due_at);
+            shift_doubt(waiting, by_ms);
+        }
+        State::Claimed { claim, waiting } => {
+            shift(&mut claim.claimed_at);
+            shift_doubt(waiting, by_ms);
+        }
+        State::NeedsReauth { at, .. } => shift(at),
+    }
+    next
+}
+
+fn shift_doubt(waiting: &mut Waiting, by_ms: i64) {
+    if let Waiting::InDoubt(doubt) = waiting {
+        doubt.first_sent_at = doubt.first_sent_at.shifted(by_ms);
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@
 
 #[cfg(any(test, feature = "test-suite"))]
 #[doc(hidden)]
-#[allow(clippy::unwrap_used, reason = "it is a test suite")]
 pub mod conformance;
 pub mod lock;
 #[cfg(any(test, feature = "test-suite"))]
@@ -116,7 +115,8 @@ pub struct Commit {
     pub hold: HoldChange,
     /// What to write into the history together with it.
     pub events: Vec<NewEvent>,
-    /// The journal's sequence number of the answer, 0 for none. The store keeps the highest.
+    /// The journal's sequence number of the answer, 0 for none. The store keeps the highest, also that of
+    /// a result that comes too late: the answer has been seen.
     pub journal_sequence: u64,
 }
 
@@ -178,7 +178,7 @@ pub enum Flag {
     /// Refreshes again: clears `paused` and a hold. A hold of cause `restored_copy` turns into
     /// [`Waiting::InDoubt`] with a probe due at `now`.
     Resume,
-    /// Holds it.
+    /// Holds it. Where it is held for the same cause already, only the probe moves, without an event.
     Hold(Hold),
 }
 
@@ -238,8 +238,10 @@ pub struct EventQuery {
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Claims what is due: ready, neither paused nor held (unless the hold's probe is due), due at or
-    /// before `now`. One transaction. For each quota it looks at the `4 * limit` longest due, and takes
-    /// those of them whose access tokens end first.
+    /// before `now`. One transaction. For each quota it looks at the `4 * limit` longest due, and at what
+    /// [`Quota::recover_before`] reaches, and takes those whose access tokens end first (last: those whose end
+    /// nobody knows). A connection that cannot be read is left out, reported by an event of kind
+    /// [`EventKind::StorageDegraded`], and not looked at again until it is written anew.
     async fn claim_due(&self, now: Timestamp, holder: Holder, quotas: &[Quota]) -> Result<Claimed, StoreError>;
 
     /// Claims this one, due or not, unless it is claimed, needs a sign-in, is paused, or is held, or its

@@ -575,3 +575,134 @@ impl Checksum {
         i64::from(self.0.finalize())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    const BASE: TimeBase = TimeBase(1_000_000);
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn example() -> Connection {
+        Connection {
+            id: ConnectionId(7),
+            key: ConnectionKey::in_default("jira").unwrap(),
+            provider: "atlassian".to_owned(),
+            labels: BTreeMap::from([("team".to_owned(), "\u{1f600}".to_owned())]),
+            scopes: vec!["read".to_owned()],
+            renewal: Renewal::RefreshToken,
+            grant: GrantNumber(u32::MAX),
+            generation: Generation(u64::MAX),
+            attempt: AttemptNumber(1 << 63),
+            committed: AttemptNumber(3),
+            times: TokenTimes {
+                issued_at: at(1),
+                expires_at: Some(at(2)),
+                lifetime: Some(Duration::from_millis(3)),
+                lifetime_learned: true,
+                planned_at: at(4),
+                refresh_expires_at: Some(Timestamp::NEVER),
+                consent_expires_at: None,
+            },
+            state: State::Ready { due_at: at(5), waiting: Waiting::Retry { failures: 6 } },
+            paused: true,
+            hold: Some(Hold { cause: FailureCode::RestoredCopy, probe_at: None }),
+            last_success: at(-8),
+            refreshed: true,
+            last_error: Some(LastError { failure: Failure::new(FailureCode::Timeout, "x"), at: at(9) }),
+            stats: Stats { attempted: 10, succeeded: 11, failed: u64::MAX },
+        }
+    }
+
+    fn record(connection: &Connection) -> RecordRow {
+        RecordRow { token_type: None, record: record_json(BASE, connection), fingerprint: None, used: Vec::new() }
+    }
+
+    fn read_back(connection: &Connection) -> Result<Connection, StoreError> {
+        let claim = claim_row(BASE, connection);
+        let (schedule, name) = (schedule_row(BASE, connection), name_row(connection));
+        super::connection(BASE, &schedule, claim.as_ref(), &name, &record(connection))
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let ready = example();
+        assert_eq!(read_back(&ready).unwrap(), ready);
+        let holder = Holder { boot: u64::MAX, process: 1 << 63, worker: u32::MAX, incarnation: 0 };
+        let claim = Claim { attempt: ready.attempt, holder, claimed_at: at(12) };
+        let doubt = Doubt { first_sent_at: at(13), failures: 1, next: DoubtStep::Resend };
+        let claimed = Connection { state: State::Claimed { claim, waiting: Waiting::InDoubt(doubt) }, ..ready.clone() };
+        assert_eq!(read_back(&claimed).unwrap(), claimed);
+        let ended = State::NeedsReauth { cause: FailureCode::InvalidGrant, at: Timestamp::NEVER };
+        let ended = Connection { state: ended, ..ready };
+        assert_eq!(read_back(&ended).unwrap(), ended);
+    }
+
+    #[test]
+    fn fields_of_a_newer_version_do_no_harm() {
+        let connection = example();
+        let (schedule, name) = (schedule_row(BASE, &connection), name_row(&connection));
+        let newer = record(&connection).record.replacen('{', r#"{"brand_new":{"x":[1]},"#, 1);
+        let newer = RecordRow { record: newer, ..record(&connection) };
+        assert_eq!(super::connection(BASE, &schedule, None, &name, &newer).unwrap(), connection);
+    }
+
+    #[test]
+    fn what_an_old_version_wrote_still_reads() {
+        let (schedule, name) = (schedule_row(BASE, &example()), name_row(&example()));
+        let old = r#"{"scopes":["read"],"renewal":"refresh_token","times":{"issued_at":-999999,"planned_at":-999996},
+            "last_success":-1000008,"refreshed":true,"stats":{"attempted":1,"succeeded":1,"failed":0}}"#;
+        let old = RecordRow { record: old.to_owned(), ..record(&example()) };
+        let found = super::connection(BASE, &schedule, None, &name, &old).unwrap();
+        assert_eq!((found.times.issued_at, found.times.expires_at, found.last_error), (at(1), None, None));
+    }
+
+    #[test]
+    fn damage_is_named() {
+        let connection = example();
+        let (schedule, name, record) = (schedule_row(BASE, &connection), name_row(&connection), record(&connection));
+        let read = |schedule: &ScheduleRow, name: &NameRow, record: &RecordRow| {
+            super::connection(BASE, schedule, None, name, record).unwrap_err().to_string()
+        };
+        let cases = [
+            (read(&ScheduleRow { phase: 9, ..schedule.clone() }, &name, &record), "phase is 9"),
+            (read(&ScheduleRow { due_at: None, ..schedule.clone() }, &name, &record), "due time is missing"),
+            (read(&ScheduleRow { waiting: 2, ..schedule.clone() }, &name, &record), "waits for 2"),
+            (read(&ScheduleRow { grant: -1, ..schedule.clone() }, &name, &record), "grant number is -1"),
+            (read(&ScheduleRow { paused: 2, ..schedule.clone() }, &name, &record), "`paused` is 2"),
+            (read(&schedule, &NameRow { name: "a/b".into(), ..name.clone() }, &record), "`a/b` is not a name"),
+            (read(&schedule, &NameRow { labels: "[]".into(), ..name.clone() }, &record), "its labels: "),
+            (read(&schedule, &name, &RecordRow { record: "{".into(), ..record.clone() }), "its record: "),
+        ];
+        for (message, what) in cases {
+            assert!(message.contains("connection number 7: ") && message.contains(what), "{message}");
+        }
+    }
+
+    #[test]
+    fn never_stays_never_and_every_other_time_moves_with_its_base() {
+        assert_eq!(BASE.store(Timestamp::NEVER), i64::MAX);
+        assert_eq!(BASE.load(i64::MAX), Timestamp::NEVER);
+        let moved = TimeBase(BASE.0 + 5);
+        assert_eq!(moved.load(BASE.store(at(1))), at(6));
+    }
+
+    #[test]
+    fn used_fingerprints_are_kept_once_and_not_without_end() {
+        let print = |number: u8| [number; 16];
+        let mut used = Vec::new();
+        push_used(&mut used, None, Some(print(0)));
+        push_used(&mut used, Some(print(0)), Some(print(0)));
+        assert!(used.is_empty());
+        for number in 0..40 {
+            push_used(&mut used, Some(print(number)), Some(print(number + 1)));
+        }
+        assert_eq!((used.len(), used[0]), (FINGERPRINTS_MAX, print(8)));
+        push_used(&mut used, Some(print(9)), None);
+        assert_eq!((used.len(), used[31]), (FINGERPRINTS_MAX, print(9)));
+    }
+}

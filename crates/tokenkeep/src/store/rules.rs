@@ -222,37 +222,3 @@ pub fn due_if_issued_after(now: Timestamp, stored: &Connection) -> Option<Connec
     let concerned = stored.renewal != Renewal::Impossible && stored.times.issued_at > now && *due_at > now;
     concerned.then(|| Connection { state: State::Ready { due_at: now, waiting: waiting.clone() }, ..stored.clone() })
 }
-
-/// `stored` with each of its times moved by so many milliseconds.
-#[cfg(any(test, feature = "test-suite"))]
-pub fn shifted(stored: &Connection, by_ms: i64) -> Connection {
-    let mut next = stored.clone();
-    let shift = |time: &mut Timestamp| *time = time.shifted(by_ms);
-    let times = &mut next.times;
-    [&mut times.issued_at, &mut times.planned_at, &mut next.last_success].into_iter().for_each(shift);
-    [&mut times.expires_at, &mut times.refresh_expires_at, &mut times.consent_expires_at]
-        .into_iter()
-        .flatten()
-        .for_each(shift);
-    next.hold.iter_mut().filter_map(|hold| hold.probe_at.as_mut()).for_each(shift);
-    next.last_error.iter_mut().for_each(|error| shift(&mut error.at));
-    match &mut next.state {
-        State::Ready { due_at, waiting } => {
-            shift(due_at);
-            shift_doubt(waiting, by_ms);
-        }
-        State::Claimed { claim, waiting } => {
-            shift(&mut claim.claimed_at);
-            shift_doubt(waiting, by_ms);
-        }
-        State::NeedsReauth { at, .. } => shift(at),
-    }
-    next
-}
-
-#[cfg(any(test, feature = "test-suite"))]
-fn shift_doubt(waiting: &mut Waiting, by_ms: i64) {
-    if let Waiting::InDoubt(doubt) = waiting {
-        doubt.first_sent_at = doubt.first_sent_at.shifted(by_ms);
-    }
-}
