@@ -326,7 +326,7 @@ pub fn reader(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn open(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
-    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let configured = Connection::open_with_flags(path, flags).and_then(|database| {
         database.busy_timeout(BUSY_WAIT)?;
         // Without this, SQLite looks at the values bound to a statement and plans it anew for each.

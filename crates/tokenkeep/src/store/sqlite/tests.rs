@@ -233,6 +233,18 @@ async fn only_its_owner_may_read_it() {
 }
 
 #[tokio::test]
+async fn the_folder_may_be_a_link() {
+    let place = Place::new();
+    let folder = tempfile::tempdir().unwrap();
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(place.path.parent().unwrap(), &link).unwrap();
+    let store = SqliteStore::open(&link.join("tokenkeep.db"), sealer()).unwrap();
+    filled(&store).await;
+    store.close().await.unwrap();
+    assert!(place.open().is_ok());
+}
+
+#[tokio::test]
 async fn no_secret_is_readable_in_any_file() {
     let place = Place::new();
     let store = place.open().unwrap();
