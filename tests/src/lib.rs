@@ -2,6 +2,7 @@
 //!
 //! Helpers panic with a sentence where something that a test relies on is missing: that is how a test fails.
 
+pub mod bench;
 pub mod daemon;
 pub mod http;
 pub mod mock;

@@ -11,11 +11,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokenkeep_mock::{Chance, DeathCause, Fault, FaultPlan, GrantLedger, fingerprint};
+use tokenkeep_mock::{Chance, DeathCause, Fault, FaultPlan, GrantLedger, Rotation, fingerprint};
 use tokenkeep_tests::daemon::{Daemon, Installation};
 use tokenkeep_tests::http::Request;
 use tokenkeep_tests::mock::Mock;
-use tokenkeep_tests::process::wait_for;
+use tokenkeep_tests::process::{try_wait_for, wait_for};
 
 const CONNECTIONS: usize = 200;
 const ACCESS_TTL_S: i64 = 60;
@@ -33,7 +33,7 @@ const PROBES_WITHIN: Duration = Duration::from_secs(150);
 fn a_killed_daemon_loses_what_the_ledger_says_and_nothing_else() {
     let kills = env::var("TOKENKEEP_KILLS").map_or(KILLS, |text| text.parse().expect("TOKENKEEP_KILLS is a number"));
     let bench = Bench::new();
-    bench.mock.state().set_faults(slow_answers());
+    bench.mock.state().set_faults(slow_answers(0.003));
     let doubts = bench.run(kills, |daemon| daemon.kill());
     let refreshes_under_fire = bench.mock.totals().refreshes;
     bench.mock.state().set_faults(FaultPlan::none());
@@ -61,7 +61,7 @@ fn a_killed_daemon_loses_what_the_ledger_says_and_nothing_else() {
 #[test]
 fn a_clean_stop_loses_nothing() {
     let bench = Bench::new();
-    bench.mock.state().set_faults(slow_answers());
+    bench.mock.state().set_faults(slow_answers(0.0));
     let doubts = bench.run(STOPS, |daemon| {
         let ran = daemon.stop();
         assert_eq!(ran.code, Some(0), "{}", ran.stderr);
@@ -76,14 +76,57 @@ fn a_clean_stop_loses_nothing() {
     bench.check_survivors(&daemon, &settled);
 }
 
-/// Some answers come late, before or after the provider rotates, and a few requests get lost: as in real life.
-fn slow_answers() -> FaultPlan {
+/// Kills the daemon while the provider has rotated and its answer is still on the way.
+fn killed_with_an_answer_on_its_way() -> Bench {
+    let mock = Mock::start();
+    let installation = Installation::new(&mock.section("mock", "strict"));
+    let daemon = installation.start();
+    installation.import("c0", "mock", &mock.grant("c0", Rotation::Strict, 3_600)).expect_code(0);
+    mock.state().script(Some("c0"), vec![Fault::DelayAnswer { ms: 60_000 }]).expect("the script has room");
+    let socket = daemon.socket().to_owned();
+    let refresh = thread::spawn(move || Request::new("POST", "/v1/connections/c0/refresh").at_socket(&socket));
+    wait_for("the rotation", Duration::from_secs(10), || (mock.ledger("c0").refreshes == 1).then_some(()));
+    daemon.kill();
+    assert!(refresh.join().expect("it asks").is_err(), "the daemon answered");
+    Bench { mock, installation }
+}
+
+#[test]
+fn a_doubt_outlives_a_restart_in_which_nothing_is_refreshed() {
+    let bench = killed_with_an_answer_on_its_way();
+    for _ in 0..3 {
+        let daemon = bench.installation.start();
+        let connection = bench.installation.connection("c0");
+        assert_eq!(
+            (&connection["status"], &connection["last_error"]["code"]),
+            (&"in_doubt".into(), &"answer_lost".into())
+        );
+        daemon.stop().expect_code(0);
+    }
+    assert_eq!(bench.mock.ledger("c0").requests, 1);
+}
+
+/// Somebody starts the daemon with a wrong configuration, then with the right one.
+#[test]
+fn a_doubt_outlives_a_configuration_without_its_provider() {
+    let bench = killed_with_an_answer_on_its_way();
+    bench.installation.configure(&bench.mock.section("other", "strict"));
+    bench.installation.start().stop().expect_code(0);
+    bench.installation.configure(&bench.mock.section("mock", "strict"));
+    let _daemon = bench.installation.start();
+    let connection = bench.installation.connection("c0");
+    assert_eq!(connection["status"], "in_doubt", "{connection}");
+    assert_eq!(bench.mock.ledger("c0").requests, 1, "the used refresh token was sent again");
+}
+
+/// Some answers come late, before or after the provider rotates, and some requests get lost: as in real life.
+fn slow_answers(lost_requests: f64) -> FaultPlan {
     let chance = |probability, fault| Chance { probability, fault };
     let faults = vec![
         chance(0.03, Fault::Delay { ms: 30 }),
         chance(0.03, Fault::DelayAnswer { ms: 30 }),
         // In doubt, and not lost: the probe must find out.
-        chance(0.003, Fault::DropBefore),
+        chance(lost_requests, Fault::DropBefore),
     ];
     FaultPlan::new(7, faults).expect("probabilities")
 }
@@ -151,10 +194,13 @@ impl Bench {
             // Not `refreshing`: it may be a probe.
             matches!(connection["status"].as_str(), Some("fresh" | "needs_reauth"))
         };
-        let settled = wait_for("the end of the probes", PROBES_WITHIN, || {
+        let mut unsettled = Vec::new();
+        let settled = try_wait_for(PROBES_WITHIN, || {
             let connections = self.installation.connections();
-            connections.iter().all(is_settled).then_some(connections)
+            unsettled = connections.iter().filter(|connection| !is_settled(connection)).cloned().collect();
+            unsettled.is_empty().then_some(connections)
         });
+        let settled = settled.unwrap_or_else(|| panic!("the probes are not over: {unsettled:#?}"));
         println!("the probes were over after {:?}", started.elapsed());
         assert_eq!(settled.len(), CONNECTIONS);
         settled

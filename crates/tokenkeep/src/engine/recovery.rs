@@ -36,7 +36,11 @@ pub(super) async fn settle_claims(engine: &Engine, is_gone: impl Fn(&Holder) -> 
                 continue;
             }
             let entry = entries.get(&attempt);
-            settle_claim(engine, work, &claim, entry).await;
+            if !settle_claim(engine, work, &claim, entry).await {
+                // The journal's record is what tells, once the provider is back, that this one was sent.
+                standing.insert(attempt);
+                continue;
+            }
             if let Some(entry) = entry {
                 engine.parts.journal.retire_entry(entry.sequence);
             }
@@ -51,9 +55,11 @@ pub(super) async fn settle_claims(engine: &Engine, is_gone: impl Fn(&Holder) -> 
     Ok(settled)
 }
 
-async fn settle_claim(engine: &Engine, work: Work, claim: &Claim, entry: Option<&Entry>) {
+/// Settles one claim; not where the configuration lacks its provider.
+async fn settle_claim(engine: &Engine, work: Work, claim: &Claim, entry: Option<&Entry>) -> bool {
     let Some(provider) = engine.provider(&work.connection.provider) else {
-        return tracing::warn!(connection = %work.connection.key, provider = work.connection.provider, "open claim of an unknown provider left as it is");
+        tracing::warn!(connection = %work.connection.key, provider = work.connection.provider, "open claim of an unknown provider left as it is");
+        return false;
     };
     let rotates = refresh::rules_for(provider, &work.connection).rotation.rotates();
     let lost = || Observation::Unknown(Failure::new(FailureCode::AnswerLost, ""));
@@ -62,8 +68,9 @@ async fn settle_claim(engine: &Engine, work: Work, claim: &Claim, entry: Option<
             let answer = Observation::Answer(answer.clone());
             refresh::conclude(engine, provider, work, *sent_at, answer, *sequence).await;
         }
-        Some(Entry { answer: None, sent_at, sequence, .. }) => {
-            refresh::conclude(engine, provider, work, *sent_at, lost(), *sequence).await;
+        // No answer became durable, so the store must not claim to have one of this number.
+        Some(Entry { answer: None, sent_at, .. }) => {
+            refresh::conclude(engine, provider, work, *sent_at, lost(), 0).await;
         }
         // After another boot a SENDING may be missing that was never synced.
         None if rotates && claim.holder.boot != engine.boot => {
@@ -75,6 +82,7 @@ async fn settle_claim(engine: &Engine, work: Work, claim: &Claim, entry: Option<
             refresh::settle(engine, &work, step, None, 0).await;
         }
     }
+    true
 }
 
 /// At start, before the first claim: settles everything that a process before this one left open.
