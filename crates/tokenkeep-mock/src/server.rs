@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
@@ -22,6 +22,10 @@ use crate::provider::Provider;
 
 /// How long a shutdown waits for what is in flight.
 const DRAIN_MS_MAX: u64 = 5_000;
+
+/// How many connections may wait to be accepted. Beyond it the system drops them, and a client tries again only after a
+/// second: a burst of clients would measure that second.
+const BACKLOG_MAX: u32 = 4_096;
 
 /// How long accepting pauses after it failed. It fails where file descriptors run out, and then would fail at once again.
 const ACCEPT_PAUSE_MS: u64 = 10;
@@ -53,7 +57,7 @@ pub struct Server {
 impl Server {
     /// Listens at `addr` (port 0: any free one) and serves from the current tokio runtime.
     pub async fn start(addr: SocketAddr, provider: Provider, plan: FaultPlan) -> io::Result<Self> {
-        let listener = TcpListener::bind(addr).await?;
+        let listener = listen(addr)?;
         let addr = listener.local_addr()?;
         let state = Arc::new(State::new(provider, plan));
         let accepting = tokio::spawn(accept(listener, addr, Arc::clone(&state)));
@@ -91,6 +95,15 @@ impl Drop for Server {
             accepting.abort();
         }
     }
+}
+
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // As every server: a restart takes over the port that its predecessor has just left.
+    #[cfg(unix)]
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG_MAX)
 }
 
 async fn accept(listener: TcpListener, local: SocketAddr, state: Arc<State>) {

@@ -53,7 +53,7 @@ impl Options {
         let mut options = Self {
             repetitions: 5,
             refreshes: 20_000,
-            in_flight: 512,
+            in_flight: tokenkeep::config::IN_FLIGHT_MAX,
             large: 1_000_000,
             small: 10_000,
             spawns: 200,

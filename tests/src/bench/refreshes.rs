@@ -60,11 +60,12 @@ async fn measure_class(
         println!("  whole path {:.0}/s, bare {:.0}/s", ours[ours.len() - 1], bares[bares.len() - 1]);
     }
     stages(options, class).await?;
-    used.print(options);
+    let processor = used.print(options);
     let (ours, bare) = (median(ours), median(bares));
     report.add(format!("refreshes, {name}"), Unit::PerSecond, ours, Target::AtLeast(target));
     report.add("- bare pipeline beside it", Unit::PerSecond, bare, Target::None);
     report.add("- our share of the bare pipeline", Unit::Times, ours / bare, Target::None);
+    report.add("- processor time of one, without the provider's", Unit::Microseconds, processor, Target::None);
     Ok(())
 }
 
@@ -180,7 +181,8 @@ impl Used {
         Ok(())
     }
 
-    fn print(&self, options: &Options) {
+    /// Says what it went into; the microseconds of one refresh on our side.
+    fn print(&self, options: &Options) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let runs = (options.repetitions * options.refreshes) as f64;
         let each = |spent: Duration| spent.as_secs_f64() * 1e6 / runs;
@@ -188,5 +190,6 @@ impl Used {
         for (name, &spent) in self.threads.iter().filter(|(_, spent)| **spent > Duration::ZERO) {
             println!("    {name:<16} {:>9.1} µs", each(spent));
         }
+        each(self.threads.values().sum())
     }
 }
