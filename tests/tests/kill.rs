@@ -20,6 +20,8 @@ use tokenkeep_tests::process::{try_wait_for, wait_for};
 const CONNECTIONS: usize = 200;
 const ACCESS_TTL_S: i64 = 60;
 const KILLS: u64 = 100;
+/// Kills cost connections: after so many, new ones are made.
+const KILLS_OF_A_FLEET: usize = 100;
 /// Clean stops beside the kills.
 const STOPS: u64 = 20;
 /// A daemon lives between these before it is killed.
@@ -32,6 +34,12 @@ const PROBES_WITHIN: Duration = Duration::from_secs(150);
 #[test]
 fn a_killed_daemon_loses_what_the_ledger_says_and_nothing_else() {
     let kills = env::var("TOKENKEEP_KILLS").map_or(KILLS, |text| text.parse().expect("TOKENKEEP_KILLS is a number"));
+    for done in (0..kills).step_by(KILLS_OF_A_FLEET) {
+        kill_one_fleet((kills - done).min(KILLS_OF_A_FLEET as u64));
+    }
+}
+
+fn kill_one_fleet(kills: u64) {
     let bench = Bench::new();
     bench.mock.state().set_faults(slow_answers(0.003));
     let doubts = bench.run(kills, |daemon| daemon.kill());
@@ -52,7 +60,8 @@ fn a_killed_daemon_loses_what_the_ledger_says_and_nothing_else() {
         bench.mock.totals(),
     );
     assert_eq!(lost, dead, "the daemon's losses and the provider's");
-    assert!(doubts.iter().any(|&count| count > 0), "no kill hit an attempt in flight: nothing was shown");
+    // Only a kill can lose an answer here; with a few kills, chance may spare them all.
+    assert!(kills < 10 || !lost.is_empty(), "no kill came between a rotation and its answer: nothing was shown");
     bench.check_ledgers(&ledgers, &lost);
     bench.check_survivors(&daemon, &settled);
     daemon.stop().expect_code(0);

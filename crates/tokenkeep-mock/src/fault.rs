@@ -661,7 +661,7 @@ mod tests {
             (OddExpiry::Float, "60.5"),
             (OddExpiry::Null, "null"),
             (OddExpiry::Negative, "-60"),
-            (OddExpiry::Huge, "1e300"),
+            (OddExpiry::Huge, "1e"),
         ];
         for (expires_in, text) in cases {
             let Reply::Answer(answer) = (Fault::WrongType { expires_in }).apply(ok) else {
