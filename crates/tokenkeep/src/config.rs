@@ -1,7 +1,9 @@
 //! What [`TokenKeep::open`](crate::TokenKeep::open) needs to know.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use tokenkeep_core::ConnectionKey;
 use tokenkeep_core::oauth::request::Client;
 use tokenkeep_core::provider::Rules;
 use tokenkeep_core::schedule::Policy;
@@ -23,6 +25,8 @@ pub struct Config {
     pub policy: Policy,
     /// The providers that connections may name.
     pub providers: Vec<Provider>,
+    /// The connections that the configuration declares, beside those that are made at run time.
+    pub connections: Vec<Declared>,
     /// How many attempts may be in flight at once, over all providers.
     pub in_flight_max: u32,
     /// How many workers claim and refresh side by side.
@@ -37,10 +41,36 @@ impl Config {
             state_dir: state_dir.into(),
             policy: Policy::default(),
             providers: Vec::new(),
+            connections: Vec::new(),
             in_flight_max: IN_FLIGHT_MAX,
             workers: 1,
         }
     }
+}
+
+/// A connection that the configuration declares. What it says here, the configuration is master of; its token set, times
+/// and history are the store's.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Declared {
+    /// Its name.
+    pub key: ConnectionKey,
+    /// The provider's name.
+    pub provider: String,
+    /// The scopes that a sign-in asks for.
+    pub scopes: Vec<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The token files that are kept current with it.
+    pub token_files: Vec<TokenFile>,
+}
+
+/// A file that other programs read a connection's token set from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TokenFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The refresh token is left out, for programs that would otherwise refresh on their own.
+    pub without_refresh_token: bool,
 }
 
 /// A provider as it is used: where it is, who we are there, and its rules.

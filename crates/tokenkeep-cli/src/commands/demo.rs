@@ -4,15 +4,17 @@
 
 use super::mock_provider;
 use crate::api::json::{ConnectionJson, EventJson, Times};
-use crate::cli::DemoArgs;
 use crate::commands::events;
 use crate::config::LISTEN_DEFAULT;
+use crate::config::parse_listen;
 use crate::daemon::{Daemon, Listen, Signals, block_on, harden};
 use crate::error::{CliError, Exit};
 use crate::output::{self, relative, status_cell};
 use crate::{logging, state_dir};
+use clap::Args;
 use comfy_table::Cell;
 use std::io::IsTerminal as _;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -24,6 +26,20 @@ use tokenkeep_core::{ConnectionKey, Secret};
 use tokenkeep_mock::{GrantOptions, Server};
 use tokio::sync::broadcast::error::RecvError;
 use url::Url;
+
+/// Of `demo`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep demo
+  tokenkeep demo --access-ttl 20s --listen 127.0.0.1:0")]
+pub struct DemoArgs {
+    /// Where to serve health and counts over TCP
+    #[arg(long, value_name = "A", value_parser = parse_listen)]
+    pub listen: Option<SocketAddr>,
+    /// How long access tokens live
+    #[arg(long, default_value = "60s", value_name = "SPAN", value_parser = crate::cli::ttl)]
+    pub access_ttl: Duration,
+}
 
 /// How often the live table is drawn.
 const DRAW_EVERY: Duration = Duration::from_secs(1);

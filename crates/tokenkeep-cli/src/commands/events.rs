@@ -2,12 +2,34 @@
 
 use super::client;
 use crate::api::json::{EventJson, Page, parse_time};
-use crate::cli::{Common, EventsArgs, shown};
+use crate::cli::{Common, shown};
 use crate::client::{Client, encode};
 use crate::error::{CliError, Exit};
 use crate::{output, span};
+use clap::Args;
 use std::time::Duration;
 use tokenkeep_core::Timestamp;
+
+/// Of `events`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep events --since 1h
+  tokenkeep events jira --follow
+  tokenkeep events --follow --json | jq -r .message")]
+pub struct EventsArgs {
+    /// Only this connection; without it, events of every namespace
+    #[arg(value_parser = crate::cli::name)]
+    pub name: Option<String>,
+    /// Go on with what happens, until interrupted; without --since, from now on
+    #[arg(long, short)]
+    pub follow: bool,
+    /// From this time on: 2026-11-23T10:00:00Z, or a span before now such as 1h
+    #[arg(long, value_name = "T")]
+    pub since: Option<String>,
+    /// A line of JSON for each event
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// How often `--follow` asks.
 const POLL_EVERY: Duration = Duration::from_millis(500);

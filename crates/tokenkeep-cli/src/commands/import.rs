@@ -3,19 +3,52 @@
 use super::client;
 use crate::api::json::{ImportFailedJson, ImportedJson};
 use crate::api::ndjson::{BATCH_BYTES_MAX, BATCH_LINES_MAX, CONTENT_TYPE, LINE_MAX};
-use crate::cli::{Common, ImportArgs, shown};
+use crate::cli::{Common, shown};
 use crate::client::{Client, Request, encode, problem_error};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::output::{say, say_on};
+use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal as _, Read};
 use std::path::Path;
+use std::path::PathBuf;
 use std::time::Duration;
 use zeroize::Zeroizing;
+
+/// Of `import`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep import jira --provider jira --file oauth_token.json
+  vault read ... | tokenkeep import jira --provider jira
+  tokenkeep import --ndjson tokens.ndjson
+
+A token file is a JSON object as requests-oauthlib and Authlib write it. A line of NDJSON is
+{\"name\": .., \"provider\": .., \"token\": {..}, \"labels\": {..}}. A token set that Tokenkeep holds
+already, or has used, changes nothing, and the command says so.")]
+pub struct ImportArgs {
+    /// The connection's name; a new one, or one that gets a new grant
+    #[arg(required_unless_present = "ndjson", conflicts_with = "ndjson", value_parser = crate::cli::name)]
+    pub name: Option<String>,
+    /// The provider's name in the daemon's configuration
+    #[arg(long, value_name = "P", required_unless_present = "ndjson", conflicts_with = "ndjson", value_parser = crate::cli::name)]
+    pub provider: Option<String>,
+    /// The token file; `-` is standard input
+    #[arg(long, value_name = "F", conflicts_with = "ndjson", default_value = "-", hide_default_value = true)]
+    pub file: PathBuf,
+    /// A label; may be given many times
+    #[arg(long = "label", value_name = "K=V", conflicts_with = "ndjson", value_parser = crate::cli::label)]
+    pub labels: Vec<(String, String)>,
+    /// Many, a line each; `-` is standard input
+    #[arg(long, value_name = "F")]
+    pub ndjson: Option<PathBuf>,
+    /// Print what became of it as JSON (with --ndjson: a line each)
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// The largest token file.
 const FILE_MAX: u64 = 512 * 1024;

@@ -2,12 +2,34 @@
 
 use super::{client, exit_of};
 use crate::api::json::ConnectionJson;
-use crate::cli::{Common, ListArgs};
+use crate::cli::Common;
 use crate::client::encode;
 use crate::error::{CliError, Exit};
 use crate::output::say;
 use crate::output::{self, relative, status_cell};
+use clap::Args;
 use comfy_table::Cell;
+
+/// Of `list`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep list
+  tokenkeep list --status needs_reauth,held
+  tokenkeep list --json | jq -r '.[].name'")]
+pub struct ListArgs {
+    /// Only these statuses, separated by commas
+    #[arg(long, value_name = "STATUS")]
+    pub status: Option<String>,
+    /// Only this provider
+    #[arg(long, value_name = "P")]
+    pub provider: Option<String>,
+    /// Only names that contain this text
+    #[arg(short, long, value_name = "TEXT")]
+    pub query: Option<String>,
+    /// An array of connections as JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Prints a table, or an array as JSON.
 ///

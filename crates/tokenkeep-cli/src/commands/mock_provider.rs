@@ -1,13 +1,34 @@
 //! `tokenkeep mock-provider`: a provider that misbehaves on request, in the foreground.
 
-use crate::cli::MockArgs;
+use crate::config::parse_listen;
 use crate::daemon::{Signals, block_on};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::output::say;
+use clap::Args;
 use std::net::SocketAddr;
 use std::time::Duration;
 use tokenkeep_mock::{FaultPlan, Provider, ProviderConfig, Rotation, Server};
+
+/// Of `mock-provider`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep mock-provider --rotation grace:600 --access-ttl 20s
+  tokenkeep mock-provider --listen 127.0.0.1:9000 --seed 7")]
+pub struct MockArgs {
+    /// Where to listen
+    #[arg(long, value_name = "A", default_value = "127.0.0.1:0", value_parser = parse_listen)]
+    pub listen: SocketAddr,
+    /// What becomes of a used refresh token: strict, grace:SECONDS, until-used, persistent
+    #[arg(long, value_name = "CLASS", default_value = "strict", value_parser = crate::cli::rotation)]
+    pub rotation: tokenkeep_mock::Rotation,
+    /// How long access tokens live
+    #[arg(long, default_value = "60s", value_name = "SPAN", value_parser = crate::cli::ttl)]
+    pub access_ttl: Duration,
+    /// The same seed and the same requests give the same tokens
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub seed: u64,
+}
 
 /// Serves until a signal ends it.
 ///

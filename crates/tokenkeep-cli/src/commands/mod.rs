@@ -1,17 +1,17 @@
-//! One file a command.
+//! One file a command: what it takes, and what it does.
 
-mod demo;
-mod events;
-mod import;
-mod list;
-mod mock_provider;
-mod pause;
-mod providers;
-mod refresh;
-mod remove;
-mod serve;
-mod status;
-mod token;
+pub mod demo;
+pub mod events;
+pub mod import;
+pub mod list;
+pub mod mock_provider;
+pub mod pause;
+pub mod providers;
+pub mod refresh;
+pub mod remove;
+pub mod serve;
+pub mod status;
+pub mod token;
 
 use crate::api::json::{ConnectionJson, Page};
 use crate::api::problem::NEEDS_REAUTH;

@@ -2,9 +2,32 @@
 
 use super::{client, exit_of, with_suggestion};
 use crate::api::json::{ConnectionJson, ResumedJson};
-use crate::cli::{Common, NameArgs, ResumeArgs, shown, target};
+use crate::cli::{Common, shown, target};
 use crate::error::{CliError, Exit};
 use crate::output::say;
+use clap::Args;
+
+/// A name.
+#[derive(Args, Debug)]
+pub struct NameArgs {
+    /// The connection
+    #[arg(value_parser = crate::cli::name)]
+    pub name: String,
+}
+
+/// Of `resume`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep resume jira
+  tokenkeep resume --all-sole-copy     after a restore, when no other copy of the database runs")]
+pub struct ResumeArgs {
+    /// The connection
+    #[arg(required_unless_present = "all_sole_copy", conflicts_with = "all_sole_copy", value_parser = crate::cli::name)]
+    pub name: Option<String>,
+    /// Everything that is held because the database may be a restored copy, in every namespace
+    #[arg(long)]
+    pub all_sole_copy: bool,
+}
 
 /// No refreshes until it is resumed.
 ///

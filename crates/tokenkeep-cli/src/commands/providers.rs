@@ -1,12 +1,25 @@
 //! `tokenkeep providers`: the catalogue.
 
-use crate::cli::ProvidersArgs;
 use crate::error::{CliError, Exit};
 use crate::{output, span, suggest};
+use clap::Args;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::time::Duration;
 use tokenkeep_core::provider::{Preset, presets};
+
+/// Of `providers`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep providers
+  tokenkeep providers atlassian")]
+pub struct ProvidersArgs {
+    /// One of them, in detail
+    pub name: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// A row of the catalogue.
 #[derive(Serialize)]

@@ -3,11 +3,28 @@
 use super::{client, with_suggestion};
 use crate::api::json::ConnectionJson;
 use crate::api::problem::NEEDS_REAUTH;
-use crate::cli::{Common, RefreshArgs, shown, target};
+use crate::cli::{Common, shown, target};
 use crate::client::{Request, TIMEOUT};
 use crate::error::{CliError, Exit};
 use crate::output::say;
 use crate::output::{self, relative};
+use clap::Args;
+
+/// Of `refresh`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep refresh jira")]
+pub struct RefreshArgs {
+    /// The connection
+    #[arg(value_parser = crate::cli::name)]
+    pub name: String,
+    /// Even while an answer is in doubt; it may end the grant
+    #[arg(long)]
+    pub force: bool,
+    /// The connection as JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// Refreshes, and tells what came of it.
 ///

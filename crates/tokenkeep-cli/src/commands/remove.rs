@@ -1,11 +1,26 @@
 //! `tokenkeep remove NAME`: forgets a connection. It asks first.
 
 use super::{client, with_suggestion};
-use crate::cli::{Common, RemoveArgs, shown, target};
+use crate::cli::{Common, shown, target};
 use crate::client::{Request, TIMEOUT};
 use crate::error::{CliError, Exit};
 use crate::output::{say, say_on};
+use clap::Args;
 use std::io::{BufRead, IsTerminal as _};
+
+/// Of `remove`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep remove jira
+  tokenkeep remove jira --yes")]
+pub struct RemoveArgs {
+    /// The connection
+    #[arg(value_parser = crate::cli::name)]
+    pub name: String,
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+}
 
 /// Removes a connection.
 ///

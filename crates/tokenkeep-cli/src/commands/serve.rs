@@ -1,13 +1,34 @@
 //! `tokenkeep serve`: the daemon.
 
-use crate::cli::{Common, ServeArgs};
+use crate::cli::Common;
+use crate::config::parse_listen;
 use crate::config::{self, LISTEN_DEFAULT, ProviderSettings, Settings, Sources};
 use crate::daemon::{Daemon, Listen, Signals, block_on, harden};
 use crate::error::{CliError, Exit};
 use crate::output::say;
 use crate::{env, logging, state_dir};
+use clap::Args;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
+use std::path::PathBuf;
+
+/// Of `serve`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep serve --config tokenkeep.toml
+  tokenkeep serve --state-dir /tmp/tk --listen 127.0.0.1:0
+  TOKENKEEP_LOG=debug tokenkeep serve
+
+`ready` on standard error says that the socket answers.")]
+pub struct ServeArgs {
+    /// The configuration, TOML
+    #[arg(long, value_name = "F")]
+    pub config: Option<PathBuf>,
+    /// Where to serve health and counts over TCP [default: 127.0.0.1:7878]
+    #[arg(long, value_name = "A", value_parser = parse_listen)]
+    pub listen: Option<SocketAddr>,
+}
 
 /// Runs the daemon until a signal ends it.
 ///

@@ -2,12 +2,28 @@
 
 use super::{client, exit_of, list, with_suggestion};
 use crate::api::json::{ConnectionJson, SummaryJson};
-use crate::cli::{Common, StatusArgs, shown, target};
+use crate::cli::{Common, shown, target};
 use crate::client::{Client, encode};
 use crate::error::{CliError, Exit};
 use crate::output::{self, relative};
+use clap::Args;
 use serde::Serialize;
 use std::fmt::Write as _;
+
+/// Of `status`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep status
+  tokenkeep status jira
+  tokenkeep status --json | jq .summary")]
+pub struct StatusArgs {
+    /// One connection, in detail
+    #[arg(value_parser = crate::cli::name)]
+    pub name: Option<String>,
+    /// As JSON: {summary, connections}
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// What `--json` prints.
 #[derive(Serialize)]

@@ -2,13 +2,38 @@
 
 use super::{client, with_suggestion};
 use crate::api::json::TokenJson;
-use crate::cli::{Common, TokenArgs, target};
+use crate::cli::{Common, target};
 use crate::client::{Request, TIMEOUT};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::output::say;
+use clap::Args;
 use std::time::Duration;
 use zeroize::Zeroizing;
+
+/// Of `token`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep token jira --header | curl -H @- https://api.atlassian.com/me
+  tokenkeep token jira --min-ttl 5m
+  tokenkeep token jira --json | jq .expires_in")]
+pub struct TokenArgs {
+    /// The connection
+    #[arg(value_parser = crate::cli::name)]
+    pub name: String,
+    /// How long the token must still live; a shorter one is refreshed first where that may be
+    #[arg(long, value_name = "SPAN", value_parser = crate::span::parse)]
+    pub min_ttl: Option<Duration>,
+    /// How long to wait for a refresh, at most 60s [default: 10s]
+    #[arg(long, value_name = "SPAN", value_parser = crate::cli::wait)]
+    pub wait: Option<Duration>,
+    /// Print `Authorization: Bearer ...`
+    #[arg(long, conflicts_with = "json")]
+    pub header: bool,
+    /// The token with its times as JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 /// What the daemon waits for a refresh where nobody says otherwise.
 const WAIT_DEFAULT: Duration = Duration::from_secs(10);
