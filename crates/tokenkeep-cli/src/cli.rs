@@ -5,6 +5,7 @@
 use crate::commands::{
     demo::DemoArgs,
     events::EventsArgs,
+    exec::ExecArgs,
     import::ImportArgs,
     list::ListArgs,
     mock_provider::MockArgs,
@@ -96,6 +97,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Print a valid access token
     Token(TokenArgs),
+    /// Run a command with a valid access token in its environment
+    Exec(ExecArgs),
     /// Refresh now
     Refresh(RefreshArgs),
     /// No refreshes until `resume`
@@ -209,6 +212,7 @@ mod tests {
             "status",
             "status jira --json",
             "refresh jira --force",
+            "exec jira --min-ttl 5m -- curl -H x --state-dir y",
             "pause jira",
             "resume jira",
             "resume --all-sole-copy",
@@ -240,6 +244,8 @@ mod tests {
             "import jira --provider p --label x",
             "resume",
             "resume jira --all-sole-copy",
+            "exec jira",
+            "exec jira curl",
             "serve --listen 0.0.0.0:7878",
             "mock-provider --rotation sometimes",
             "demo --access-ttl 0s",

@@ -2,6 +2,7 @@
 
 pub mod demo;
 pub mod events;
+pub mod exec;
 pub mod import;
 pub mod list;
 pub mod mock_provider;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::List(args) => list::run(common, &args),
         Command::Status(args) => status::run(common, &args),
         Command::Token(args) => token::run(common, &args),
+        Command::Exec(args) => exec::run(common, &args),
         Command::Refresh(args) => refresh::run(common, &args),
         Command::Pause(args) => pause::pause(common, &args),
         Command::Resume(args) => pause::resume(common, &args),
