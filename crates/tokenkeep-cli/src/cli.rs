@@ -6,6 +6,7 @@ use crate::commands::{
     demo::DemoArgs,
     events::EventsArgs,
     exec::ExecArgs,
+    export::ExportArgs,
     import::ImportArgs,
     list::ListArgs,
     mock_provider::MockArgs,
@@ -91,6 +92,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Take over an existing token set, or many
     Import(ImportArgs),
+    /// Print the whole token set as a token file
+    Export(ExportArgs),
     /// The connections of a namespace
     List(ListArgs),
     /// What is fresh, what is next, what needs you and why
@@ -212,6 +215,8 @@ mod tests {
             "status",
             "status jira --json",
             "refresh jira --force",
+            "export jira",
+            "export jira --output f --force --yes",
             "exec jira --min-ttl 5m -- curl -H x --state-dir y",
             "pause jira",
             "resume jira",
@@ -244,6 +249,7 @@ mod tests {
             "import jira --provider p --label x",
             "resume",
             "resume jira --all-sole-copy",
+            "export jira --force",
             "exec jira",
             "exec jira curl",
             "serve --listen 0.0.0.0:7878",

@@ -1,8 +1,10 @@
 //! One file a command: what it takes, and what it does.
 
+pub mod confirm;
 pub mod demo;
 pub mod events;
 pub mod exec;
+pub mod export;
 pub mod import;
 pub mod list;
 pub mod mock_provider;
@@ -31,6 +33,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(common, &args),
         Command::Import(args) => import::run(common, &args),
+        Command::Export(args) => export::run(common, &args),
         Command::List(args) => list::run(common, &args),
         Command::Status(args) => status::run(common, &args),
         Command::Token(args) => token::run(common, &args),
