@@ -3,6 +3,7 @@
 //! What a command takes alone stands in its own file in [`crate::commands`], its help with examples first.
 
 use crate::commands::{
+    credential::CredentialArgs,
     demo::DemoArgs,
     events::EventsArgs,
     exec::ExecArgs,
@@ -102,6 +103,8 @@ pub enum Command {
     Token(TokenArgs),
     /// Run a command with a valid access token in its environment
     Exec(ExecArgs),
+    /// Answer git, kubectl and docker in their own protocols
+    Credential(CredentialArgs),
     /// Refresh now
     Refresh(RefreshArgs),
     /// No refreshes until `resume`
@@ -218,6 +221,10 @@ mod tests {
             "export jira",
             "export jira --output f --force --yes",
             "exec jira --min-ttl 5m -- curl -H x --state-dir y",
+            "credential git --connection jira get",
+            "credential git erase",
+            "credential kube jira --wait 5s",
+            "credential docker get",
             "pause jira",
             "resume jira",
             "resume --all-sole-copy",
@@ -252,6 +259,9 @@ mod tests {
             "export jira --force",
             "exec jira",
             "exec jira curl",
+            "credential",
+            "credential git",
+            "credential kube",
             "serve --listen 0.0.0.0:7878",
             "mock-provider --rotation sometimes",
             "demo --access-ttl 0s",

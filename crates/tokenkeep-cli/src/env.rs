@@ -11,6 +11,8 @@ pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 /// The home folder, for the state folder where [`XDG_STATE_HOME`] is not set.
 pub const HOME: &str = "HOME";
 
+/// What kubectl tells a credential plugin: an `ExecCredential` as JSON.
+pub const KUBERNETES_EXEC_INFO: &str = "KUBERNETES_EXEC_INFO";
 /// What `exec` gives its command: the access token.
 pub const ACCESS_TOKEN: &str = "ACCESS_TOKEN";
 /// What `exec` gives its command: when the token ends, RFC 3339; absent where nobody knows.

@@ -1,6 +1,7 @@
 //! One file a command: what it takes, and what it does.
 
 pub mod confirm;
+pub mod credential;
 pub mod demo;
 pub mod events;
 pub mod exec;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Status(args) => status::run(common, &args),
         Command::Token(args) => token::run(common, &args),
         Command::Exec(args) => exec::run(common, &args),
+        Command::Credential(args) => credential::run(common, &args),
         Command::Refresh(args) => refresh::run(common, &args),
         Command::Pause(args) => pause::pause(common, &args),
         Command::Resume(args) => pause::resume(common, &args),
