@@ -3,6 +3,7 @@
 //! What a command takes alone stands in its own file in [`crate::commands`], its help with examples first.
 
 use crate::commands::{
+    completions::CompletionsArgs,
     credential::CredentialArgs,
     demo::DemoArgs,
     events::EventsArgs,
@@ -10,6 +11,7 @@ use crate::commands::{
     export::ExportArgs,
     import::ImportArgs,
     list::ListArgs,
+    man::ManArgs,
     mock_provider::MockArgs,
     pause::{NameArgs, ResumeArgs},
     providers::ProvidersArgs,
@@ -117,6 +119,10 @@ pub enum Command {
     Events(EventsArgs),
     /// The catalogue of known providers
     Providers(ProvidersArgs),
+    /// Completions for a shell
+    Completions(CompletionsArgs),
+    /// Manual pages
+    Man(ManArgs),
     /// A provider that misbehaves on request, in the foreground
     MockProvider(MockArgs),
 }
@@ -225,6 +231,10 @@ mod tests {
             "credential git erase",
             "credential kube jira --wait 5s",
             "credential docker get",
+            "completions bash",
+            "man",
+            "man credential git",
+            "man --output d",
             "pause jira",
             "resume jira",
             "resume --all-sole-copy",
@@ -262,6 +272,8 @@ mod tests {
             "credential",
             "credential git",
             "credential kube",
+            "completions tcsh",
+            "man token --output d",
             "serve --listen 0.0.0.0:7878",
             "mock-provider --rotation sometimes",
             "demo --access-ttl 0s",

@@ -1,5 +1,6 @@
 //! One file a command: what it takes, and what it does.
 
+pub mod completions;
 pub mod confirm;
 pub mod credential;
 pub mod demo;
@@ -8,6 +9,7 @@ pub mod exec;
 pub mod export;
 pub mod import;
 pub mod list;
+pub mod man;
 pub mod mock_provider;
 pub mod pause;
 pub mod providers;
@@ -46,6 +48,8 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Remove(args) => remove::run(common, &args),
         Command::Events(args) => events::run(common, &args),
         Command::Providers(args) => providers::run(&args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::MockProvider(args) => mock_provider::run(&args),
     }
 }
