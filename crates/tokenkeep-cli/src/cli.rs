@@ -6,6 +6,7 @@ use crate::commands::{
     completions::CompletionsArgs,
     credential::CredentialArgs,
     demo::DemoArgs,
+    doctor::DoctorArgs,
     events::EventsArgs,
     exec::ExecArgs,
     export::ExportArgs,
@@ -119,6 +120,8 @@ pub enum Command {
     Events(EventsArgs),
     /// The catalogue of known providers
     Providers(ProvidersArgs),
+    /// What is wrong with this installation, and how to mend it
+    Doctor(DoctorArgs),
     /// Completions for a shell
     Completions(CompletionsArgs),
     /// Manual pages
@@ -231,6 +234,8 @@ mod tests {
             "credential git erase",
             "credential kube jira --wait 5s",
             "credential docker get",
+            "doctor --json",
+            "doctor --config f --network",
             "completions bash",
             "man",
             "man credential git",
@@ -272,6 +277,7 @@ mod tests {
             "credential",
             "credential git",
             "credential kube",
+            "doctor --network",
             "completions tcsh",
             "man token --output d",
             "serve --listen 0.0.0.0:7878",

@@ -4,6 +4,7 @@ pub mod completions;
 pub mod confirm;
 pub mod credential;
 pub mod demo;
+pub mod doctor;
 pub mod events;
 pub mod exec;
 pub mod export;
@@ -48,6 +49,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Remove(args) => remove::run(common, &args),
         Command::Events(args) => events::run(common, &args),
         Command::Providers(args) => providers::run(&args),
+        Command::Doctor(args) => doctor::run(common, &args),
         Command::Completions(args) => completions::run(&args),
         Command::Man(args) => man::run(&args),
         Command::MockProvider(args) => mock_provider::run(&args),
