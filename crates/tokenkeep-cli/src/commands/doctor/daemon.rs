@@ -76,9 +76,13 @@ impl Daemon {
         matches!(self, Self::Answers { .. })
     }
 
-    /// Whether none runs, and none can start while we look.
-    pub fn is_locked_out(&self) -> bool {
-        matches!(self, Self::Absent { .. })
+    /// Why its files are not to be opened; `None` where none runs, and none can start while this lives.
+    pub fn forbids_looking(&self) -> Option<&'static str> {
+        match self {
+            Self::Answers { .. } | Self::Silent { .. } => Some("not looked at beside a daemon, which has it open"),
+            Self::Unknown { .. } => Some("not looked at: whether a daemon has it open cannot be told"),
+            Self::Absent { .. } => None,
+        }
     }
 
     /// What can be said about it.
@@ -181,7 +185,7 @@ mod tests {
     fn where_no_daemon_runs_the_lock_is_held_while_we_look() {
         let folder = tempfile::tempdir().unwrap();
         let daemon = look(&folder);
-        assert!(daemon.is_locked_out() && StateLock::acquire(folder.path()).is_err());
+        assert!(daemon.forbids_looking().is_none() && StateLock::acquire(folder.path()).is_err());
         let checks = daemon.checks(folder.path());
         assert!(find(&checks, "socket").mend.as_deref().unwrap().contains("tokenkeep serve"));
         drop(daemon);
@@ -193,7 +197,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let _lock = StateLock::acquire(folder.path()).unwrap();
         let daemon = look(&folder);
-        assert!(!daemon.is_locked_out());
+        assert!(daemon.forbids_looking().is_some());
         let checks = daemon.checks(folder.path());
         let pid = format!("pid {}", std::process::id());
         assert!(find(&checks, "lock").found.contains(&pid));

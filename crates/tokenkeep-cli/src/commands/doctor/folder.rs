@@ -68,17 +68,7 @@ impl Folder {
             Found::Unreadable(error) => {
                 Check::fault(NAME, format!("{path} cannot be read: {error}"), "run this as the daemon's user")
             }
-            Found::Folder { owner, .. } if *owner != us() => Check::fault(
-                NAME,
-                format!("{path} belongs to user {owner}, and this is user {}", us()),
-                format!("run this as the daemon's user; if the owner is wrong, `chown -R` it to that user: {path}"),
-            ),
-            Found::Folder { mode, .. } if mode & 0o077 != 0 => Check::fault(
-                NAME,
-                format!("{path} has mode {mode:04o}, so others may look in"),
-                format!("`chmod 700 {path}`"),
-            ),
-            Found::Folder { mode, .. } => Check::ok(NAME, format!("{path}, mode {mode:04o}")),
+            Found::Folder { owner, mode } => judge(&path.to_string(), *owner, *mode, us()),
         }
     }
 
@@ -114,8 +104,8 @@ impl Folder {
         if !path.exists() {
             return Check::skipped(NAME, "there is none yet");
         }
-        if !daemon.is_locked_out() {
-            return Check::skipped(NAME, "not looked at beside a daemon, which has it open");
+        if let Some(why) = daemon.forbids_looking() {
+            return Check::skipped(NAME, why);
         }
         match SqliteStore::check(&path, sealer) {
             Ok(()) => Check::ok(NAME, "whole, and fits the master key"),
@@ -131,6 +121,26 @@ impl Folder {
             }
             Err(error) => Check::skipped(NAME, format!("the system does not say: {error}")),
         }
+    }
+}
+
+/// Whose the folder is and who may look in; `us` is who asks.
+fn judge(path: &str, owner: u32, mode: u32, us: u32) -> Check {
+    const NAME: &str = "state folder";
+    if mode & 0o077 != 0 {
+        let found = format!("{path} has mode {mode:04o}, so others may look in");
+        return Check::fault(NAME, found, format!("`chmod 700 {path}`"));
+    }
+    if owner == us {
+        return Check::ok(NAME, format!("{path}, mode {mode:04o}"));
+    }
+    // Root may look at everybody's; whether the daemon runs as the owner, its socket will tell.
+    let verdict = if us == 0 { Verdict::Note } else { Verdict::Fault };
+    let mend =
+        format!("run this as the daemon's user; if the owner is wrong, `chown -R` the folder to that user: {path}");
+    Check {
+        mend: Some(mend),
+        ..Check::new(NAME, verdict, format!("{path} belongs to user {owner}, and this is user {us}"))
     }
 }
 
@@ -223,6 +233,15 @@ mod tests {
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
         assert!(check(&file).found.contains("is no folder"));
+    }
+
+    #[test]
+    fn another_s_folder_is_a_fault_and_for_root_worth_knowing() {
+        let verdict = |owner, mode, us| judge("/s", owner, mode, us).verdict;
+        assert_eq!(verdict(7, 0o700, 7), Verdict::Ok);
+        assert_eq!(verdict(7, 0o700, 8), Verdict::Fault);
+        assert_eq!(verdict(7, 0o700, 0), Verdict::Note);
+        assert_eq!(verdict(7, 0o701, 0), Verdict::Fault);
     }
 
     #[test]
