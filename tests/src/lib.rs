@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod daemon;
+pub mod git_server;
 pub mod http;
 pub mod mock;
 pub mod oidc;

@@ -3,10 +3,16 @@
 //! What a command takes alone stands in its own file in [`crate::commands`], its help with examples first.
 
 use crate::commands::{
+    completions::CompletionsArgs,
+    credential::CredentialArgs,
     demo::DemoArgs,
+    doctor::DoctorArgs,
     events::EventsArgs,
+    exec::ExecArgs,
+    export::ExportArgs,
     import::ImportArgs,
     list::ListArgs,
+    man::ManArgs,
     mock_provider::MockArgs,
     pause::{NameArgs, ResumeArgs},
     providers::ProvidersArgs,
@@ -90,12 +96,18 @@ pub enum Command {
     Serve(ServeArgs),
     /// Take over an existing token set, or many
     Import(ImportArgs),
+    /// Print the whole token set as a token file
+    Export(ExportArgs),
     /// The connections of a namespace
     List(ListArgs),
     /// What is fresh, what is next, what needs you and why
     Status(StatusArgs),
     /// Print a valid access token
     Token(TokenArgs),
+    /// Run a command with a valid access token in its environment
+    Exec(ExecArgs),
+    /// Answer git, kubectl and docker in their own protocols
+    Credential(CredentialArgs),
     /// Refresh now
     Refresh(RefreshArgs),
     /// No refreshes until `resume`
@@ -108,6 +120,12 @@ pub enum Command {
     Events(EventsArgs),
     /// The catalogue of known providers
     Providers(ProvidersArgs),
+    /// What is wrong with this installation, and how to mend it
+    Doctor(DoctorArgs),
+    /// Completions for a shell
+    Completions(CompletionsArgs),
+    /// Manual pages
+    Man(ManArgs),
     /// A provider that misbehaves on request, in the foreground
     MockProvider(MockArgs),
 }
@@ -209,6 +227,19 @@ mod tests {
             "status",
             "status jira --json",
             "refresh jira --force",
+            "export jira",
+            "export jira --output f --force --yes",
+            "exec jira --min-ttl 5m -- curl -H x --state-dir y",
+            "credential git --connection jira get",
+            "credential git erase",
+            "credential kube jira --wait 5s",
+            "credential docker get",
+            "doctor --json",
+            "doctor --config f --network",
+            "completions bash",
+            "man",
+            "man credential git",
+            "man --output d",
             "pause jira",
             "resume jira",
             "resume --all-sole-copy",
@@ -240,6 +271,15 @@ mod tests {
             "import jira --provider p --label x",
             "resume",
             "resume jira --all-sole-copy",
+            "export jira --force",
+            "exec jira",
+            "exec jira curl",
+            "credential",
+            "credential git",
+            "credential kube",
+            "doctor --network",
+            "completions tcsh",
+            "man token --output d",
             "serve --listen 0.0.0.0:7878",
             "mock-provider --rotation sometimes",
             "demo --access-ttl 0s",

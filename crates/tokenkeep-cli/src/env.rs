@@ -1,4 +1,4 @@
-//! Every environment variable that the binary reads, in one place.
+//! Every environment variable that the binary reads or sets, in one place.
 
 /// The state folder, where `--state-dir` is not given.
 pub const STATE_DIR: &str = "TOKENKEEP_STATE_DIR";
@@ -10,6 +10,13 @@ pub const NO_COLOR: &str = "NO_COLOR";
 pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 /// The home folder, for the state folder where [`XDG_STATE_HOME`] is not set.
 pub const HOME: &str = "HOME";
+
+/// What kubectl tells a credential plugin: an `ExecCredential` as JSON.
+pub const KUBERNETES_EXEC_INFO: &str = "KUBERNETES_EXEC_INFO";
+/// What `exec` gives its command: the access token.
+pub const ACCESS_TOKEN: &str = "ACCESS_TOKEN";
+/// What `exec` gives its command: when the token ends, RFC 3339; absent where nobody knows.
+pub const ACCESS_TOKEN_EXPIRES_AT: &str = "ACCESS_TOKEN_EXPIRES_AT";
 
 /// Values of `[server]`, `[store]` and `[refresh]`: `TOKENKEEP_SERVER__LISTEN` stands above
 /// `listen` in the file, and `TOKENKEEP_SERVER__LISTEN_FILE` names a file that holds the value.

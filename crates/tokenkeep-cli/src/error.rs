@@ -19,6 +19,10 @@ pub enum Exit {
     NeedsReauth = 4,
     /// It failed for now: try again (`EX_TEMPFAIL`).
     Temporary = 75,
+    /// Of `exec`, as shells do: the command is there and cannot be run.
+    NotExecutable = 126,
+    /// Of `exec`, as shells do: there is no such command.
+    CommandNotFound = 127,
 }
 
 impl From<Exit> for std::process::ExitCode {
@@ -157,6 +161,7 @@ mod tests {
     fn exit_codes_are_the_documented_ones() {
         let codes = [Exit::Ok, Exit::Error, Exit::Usage, Exit::NotFound, Exit::NeedsReauth, Exit::Temporary];
         assert_eq!(codes.map(|exit| exit as u8), [0, 1, 2, 3, 4, 75]);
+        assert_eq!([Exit::NotExecutable as u8, Exit::CommandNotFound as u8], [126, 127]);
         assert_eq!(CliError::new("x").exit(), Exit::Error);
         assert_eq!(CliError::usage("x").exit(), Exit::Usage);
         assert_eq!(CliError::temporary("x").exit(), Exit::Temporary);

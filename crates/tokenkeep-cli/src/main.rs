@@ -21,7 +21,7 @@ use clap::Parser as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match commands::run(cli::Cli::parse()) {
+    match commands::run(cli::Cli::parse_from(commands::credential::docker::arguments(std::env::args_os()))) {
         Ok(exit) => exit.into(),
         Err(error) => {
             output::to_stderr(&error.report());

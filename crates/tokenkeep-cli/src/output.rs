@@ -32,8 +32,16 @@ pub fn to_stderr(text: &str) {
 /// # Errors
 /// [`CliError::BrokenPipe`] when the reader has gone.
 pub fn write(text: &str) -> Result<(), CliError> {
+    write_bytes(text.as_bytes())
+}
+
+/// Writes bytes to standard output.
+///
+/// # Errors
+/// As [`write()`].
+pub fn write_bytes(bytes: &[u8]) -> Result<(), CliError> {
     let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(bytes)?;
     out.flush()?;
     Ok(())
 }

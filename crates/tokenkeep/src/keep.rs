@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use tokenkeep_core::lifecycle::{self, Brought, Context};
 use tokenkeep_core::model::{Connection, ConnectionKey, Hold, State, Status, Waiting};
+use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::{FailureCode, Timestamp};
 use tokio::sync::{OwnedMutexGuard, broadcast, watch};
 use tokio::task::AbortHandle;
@@ -73,6 +74,15 @@ pub enum Refreshed {
     Settled(Connection),
     /// It is still in flight.
     Pending(Connection),
+}
+
+/// What [`TokenKeep::export`] gives away. It holds every secret of the connection.
+#[derive(Debug)]
+pub struct Exported {
+    /// The connection, with its times.
+    pub connection: Connection,
+    /// Its token set, the refresh token included.
+    pub tokens: TokenSet,
 }
 
 /// Keeps connections fresh in the background, and hands out their access tokens.
@@ -535,6 +545,21 @@ impl TokenKeep {
         Ok(())
     }
 
+    /// The whole token set, for another program to go on with. Waits for an attempt that may have been sent, so that
+    /// what is given is not about to be used up. Two holders of one rotating refresh token end its grant: pause or
+    /// remove the connection before the other one refreshes.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::NoToken`] when there never was one.
+    pub async fn export(&self, key: &ConnectionKey) -> Result<Exported, Error> {
+        let _gate = self.wait_for_sent(key).await;
+        let found = self.store().tokens(key).await?.ok_or_else(|| Error::NotFound(key.clone()))?;
+        match found.tokens {
+            Some(tokens) => Ok(Exported { connection: found.connection, tokens }),
+            None => Err(self.no_token(key, None).await?),
+        }
+    }
+
     /// The history, oldest first.
     ///
     /// # Errors
@@ -637,7 +662,13 @@ fn check_fingerprint(text: &str) -> Result<(), Error> {
     })
 }
 
-fn fingerprint(token: &str) -> String {
+/// The SHA-256 of an access token in 64 hex digits: by it [`RefreshAsk::rejected`] names the token that an API refused.
+///
+/// ```
+/// assert!(tokenkeep::fingerprint("abc").starts_with("ba7816bf8f01cfea"));
+/// ```
+#[must_use]
+pub fn fingerprint(token: &str) -> String {
     let hash = digest::digest(&digest::SHA256, token.as_bytes());
     hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

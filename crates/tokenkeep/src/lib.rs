@@ -16,6 +16,6 @@ mod tokens;
 pub use config::{Config, Provider};
 pub use error::Error;
 pub use import::{Import, Imported, TOKEN_SET_BYTES_MAX};
-pub use keep::{RefreshAsk, Refreshed, TokenAsk, TokenKeep};
+pub use keep::{Exported, RefreshAsk, Refreshed, TokenAsk, TokenKeep, fingerprint};
 pub use tokenkeep_core as core;
 pub use tokens::{CACHED_TOKENS_MAX, Handed, Token, Warning};

@@ -37,7 +37,8 @@ fn refused(code: &str, detail: &str) -> Problem {
 }
 
 /// `localhost` or a loopback address, with a port or without.
-fn is_loopback(host: &str) -> bool {
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
     let is_port = |port: &str| port.parse::<u16>().is_ok() && port.bytes().all(|b| b.is_ascii_digit());
     let name = match host.rsplit_once(':') {
         Some((name, port)) if is_port(port) && (name.ends_with(']') || !name.contains(':')) => name,

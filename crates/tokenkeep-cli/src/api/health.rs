@@ -7,9 +7,10 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-/// The process answers.
-pub async fn livez() -> Json<Value> {
-    Json(json!({"status": "ok"}))
+/// The process answers, and says what time it is to it.
+pub async fn livez(State(api): State<Api>) -> Json<Value> {
+    let times = api.times();
+    Json(json!({"status": "ok", "time": times.text(times.now)}))
 }
 
 /// The store can be written, the key is loaded, the scheduler moves.

@@ -38,11 +38,14 @@ impl Times {
     /// RFC 3339 in UTC with milliseconds; `None` for what is never, or beyond any calendar.
     #[must_use]
     pub fn text(&self, at: Timestamp) -> Option<String> {
-        if at == Timestamp::NEVER {
-            return None;
-        }
-        let date = Date::from_millisecond(at.shifted(self.offset_ms).as_millis()).ok()?;
+        let date = Date::from_millisecond(self.wall(at)?.as_millis()).ok()?;
         Some(format!("{date:.3}"))
+    }
+
+    /// A steady time as the wall clock shows it; `None` for what is never.
+    #[must_use]
+    pub fn wall(&self, at: Timestamp) -> Option<Timestamp> {
+        (at != Timestamp::NEVER).then(|| at.shifted(self.offset_ms))
     }
 
     /// The steady time of a time that somebody read off the wall clock.

@@ -5,6 +5,7 @@
 
 pub mod connections;
 pub mod events;
+pub mod export;
 pub mod guard;
 pub mod health;
 pub mod import;
@@ -57,6 +58,7 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/connections/{name}/refresh", post(connections::refresh))
         .route("/v1/connections/{name}/pause", post(connections::pause))
         .route("/v1/connections/{name}/resume", post(connections::resume))
+        .route("/v1/connections/{name}/export", post(export::post))
         // Not below /v1/connections, where it would take a name from somebody.
         .route("/v1/resume-sole-copy", post(connections::resume_sole_copy))
         .route("/v1/events", get(events::list));

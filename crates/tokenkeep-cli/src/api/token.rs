@@ -33,7 +33,8 @@ fn as_json(api: &Api, handed: &Handed) -> Result<Response, Problem> {
     Ok(secret("application/json", body))
 }
 
-fn secret(content_type: &'static str, body: String) -> Response {
+/// An answer that nobody on its way may keep.
+pub fn secret(content_type: &'static str, body: String) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),

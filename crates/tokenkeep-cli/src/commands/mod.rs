@@ -1,9 +1,16 @@
 //! One file a command: what it takes, and what it does.
 
+pub mod completions;
+pub mod confirm;
+pub mod credential;
 pub mod demo;
+pub mod doctor;
 pub mod events;
+pub mod exec;
+pub mod export;
 pub mod import;
 pub mod list;
+pub mod man;
 pub mod mock_provider;
 pub mod pause;
 pub mod providers;
@@ -30,15 +37,21 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(common, &args),
         Command::Import(args) => import::run(common, &args),
+        Command::Export(args) => export::run(common, &args),
         Command::List(args) => list::run(common, &args),
         Command::Status(args) => status::run(common, &args),
         Command::Token(args) => token::run(common, &args),
+        Command::Exec(args) => exec::run(common, &args),
+        Command::Credential(args) => credential::run(common, &args),
         Command::Refresh(args) => refresh::run(common, &args),
         Command::Pause(args) => pause::pause(common, &args),
         Command::Resume(args) => pause::resume(common, &args),
         Command::Remove(args) => remove::run(common, &args),
         Command::Events(args) => events::run(common, &args),
         Command::Providers(args) => providers::run(&args),
+        Command::Doctor(args) => doctor::run(common, &args),
+        Command::Completions(args) => completions::run(&args),
+        Command::Man(args) => man::run(&args),
         Command::MockProvider(args) => mock_provider::run(&args),
     }
 }

@@ -52,7 +52,10 @@ pub fn run(common: &Common, args: &RefreshArgs) -> Result<Exit, CliError> {
 }
 
 /// An error for an attempt that brought no token set.
-fn check(http_status: u16, connection: &ConnectionJson) -> Result<(), CliError> {
+///
+/// # Errors
+/// It is still in flight, or failed: the exit code says whether trying again helps.
+pub fn check(http_status: u16, connection: &ConnectionJson) -> Result<(), CliError> {
     let name = shown(&connection.namespace, &connection.name);
     if http_status == 202 {
         return Err(CliError::temporary(format!("the refresh of `{name}` is still in flight"))

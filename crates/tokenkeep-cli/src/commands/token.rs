@@ -3,7 +3,7 @@
 use super::{client, with_suggestion};
 use crate::api::json::TokenJson;
 use crate::cli::{Common, target};
-use crate::client::{Request, TIMEOUT};
+use crate::client::{Answer, Request, TIMEOUT};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::output::say;
@@ -21,18 +21,26 @@ pub struct TokenArgs {
     /// The connection
     #[arg(value_parser = crate::cli::name)]
     pub name: String,
-    /// How long the token must still live; a shorter one is refreshed first where that may be
-    #[arg(long, value_name = "SPAN", value_parser = crate::span::parse)]
-    pub min_ttl: Option<Duration>,
-    /// How long to wait for a refresh, at most 60s [default: 10s]
-    #[arg(long, value_name = "SPAN", value_parser = crate::cli::wait)]
-    pub wait: Option<Duration>,
+    /// How fresh.
+    #[command(flatten)]
+    pub wanted: Wanted,
     /// Print `Authorization: Bearer ...`
     #[arg(long, conflicts_with = "json")]
     pub header: bool,
     /// The token with its times as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// How long a token is to live, and how long it may take: for every command that asks for one.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Wanted {
+    /// How long the token must still live; a shorter one is refreshed first where that may be
+    #[arg(long, value_name = "SPAN", value_parser = crate::span::parse)]
+    pub min_ttl: Option<Duration>,
+    /// How long to wait for a refresh, at most 60s [default: 10s]
+    #[arg(long, value_name = "SPAN", value_parser = crate::cli::wait)]
+    pub wait: Option<Duration>,
 }
 
 /// What the daemon waits for a refresh where nobody says otherwise.
@@ -43,32 +51,45 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(10);
 /// # Errors
 /// There is none: no such connection, a human must sign in, or the provider is down.
 pub fn run(common: &Common, args: &TokenArgs) -> Result<Exit, CliError> {
-    let client = client(common)?;
-    let request = Request {
-        method: "GET",
-        target: &full_target(common, args),
-        body: None,
-        timeout: TIMEOUT + args.wait.unwrap_or(WAIT_DEFAULT),
-    };
-    let answer = client.send(request).map_err(|error| with_suggestion(error, &client, common, &args.name))?;
+    let answer = fetch(common, &args.name, args.wanted)?;
     let token: TokenJson<'_> = answer.json()?;
     if args.json {
         output::write_json(&token)?;
         return Ok(Exit::Ok);
     }
+    say_warnings(&token);
+    output::write(&line(&token, args.header))?;
+    Ok(Exit::Ok)
+}
+
+/// Asks the daemon for a token: a [`TokenJson`].
+///
+/// # Errors
+/// As [`run`].
+pub fn fetch(common: &Common, name: &str, wanted: Wanted) -> Result<Answer, CliError> {
+    let client = client(common)?;
+    let request = Request {
+        method: "GET",
+        target: &full_target(common, name, wanted),
+        body: None,
+        timeout: TIMEOUT + wanted.wait.unwrap_or(WAIT_DEFAULT),
+    };
+    client.send(request).map_err(|error| with_suggestion(error, &client, common, name))
+}
+
+/// Says on standard error what to know about a token.
+pub fn say_warnings(token: &TokenJson<'_>) {
     if token.stale {
         say!("warning: stale: it lives shorter than asked for, and no longer one can be had now");
     }
     for warning in &token.warnings {
         say!("warning: {warning}");
     }
-    output::write(&line(&token, args.header))?;
-    Ok(Exit::Ok)
 }
 
-fn full_target(common: &Common, args: &TokenArgs) -> String {
-    let mut target = target(&common.namespace, &args.name, "/token");
-    for (name, span) in [("min_ttl", args.min_ttl), ("wait", args.wait)] {
+fn full_target(common: &Common, name: &str, wanted: Wanted) -> String {
+    let mut target = target(&common.namespace, name, "/token");
+    for (name, span) in [("min_ttl", wanted.min_ttl), ("wait", wanted.wait)] {
         if let Some(span) = span {
             target.push(if target.contains('?') { '&' } else { '?' });
             target.push_str(&format!("{name}={}ms", span.as_millis()));
@@ -96,7 +117,7 @@ mod tests {
         let words = std::iter::once("tokenkeep").chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).unwrap();
         let Command::Token(args) = &cli.command else { panic!("another command") };
-        full_target(&cli.common, args)
+        full_target(&cli.common, &args.name, args.wanted)
     }
 
     #[test]

@@ -139,6 +139,16 @@ impl SqliteStore {
         Self::open_with(path, sealer, super::EVENTS_MAX)
     }
 
+    /// Whether the database at `path` is whole and sealed under this key. Reads every page and changes nothing.
+    ///
+    /// The caller holds the state lock of the folder.
+    ///
+    /// # Errors
+    /// As [`SqliteStore::open`]; also when there is no such file.
+    pub fn check(path: &Path, sealer: &Sealer) -> Result<(), StoreError> {
+        schema::check(path, sealer)
+    }
+
     fn open_with(path: &Path, sealer: Arc<Sealer>, events_max: u64) -> Result<Self, StoreError> {
         schema::prepare(path, &sealer)?;
         let mut writer = schema::writer(path)?;

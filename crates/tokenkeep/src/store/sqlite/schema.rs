@@ -157,6 +157,29 @@ pub fn prepare(path: &Path, sealer: &Sealer) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Whether the database is ours, sealed under this key, of a version that we know, and whole: every page is read.
+/// Changes nothing. Nobody else may have it open.
+///
+/// # Errors
+/// As [`prepare`]; also when there is none.
+pub fn check(path: &Path, sealer: &Sealer) -> Result<(), StoreError> {
+    examine(path, sealer)?;
+    let has_log = has_log(path);
+    // As in `examine`: a reader would leave the empty log that it made.
+    let database = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    let damaged = |cause: rusqlite::Error| at_opening(path, &cause);
+    database.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, has_log).map_err(damaged)?;
+    let said: String = database.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(damaged)?;
+    if said == "ok" {
+        return Ok(());
+    }
+    Err(StoreError::Damaged(format!("{} is damaged ({said}); nothing was changed: {RESTORE}", path.display())))
+}
+
+fn has_log(path: &Path) -> bool {
+    std::fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0)
+}
+
 fn exists(path: &Path) -> Result<bool, StoreError> {
     let there = |path: &Path| path.try_exists().map_err(|cause| unusable(path, &cause));
     if there(path)? {
@@ -209,7 +232,7 @@ fn identify(database: &Connection, sealer: &Sealer) -> Result<(), StoreError> {
 
 /// Reads who wrote the file and for which key; changes nothing, not even by closing it.
 fn examine(path: &Path, sealer: &Sealer) -> Result<i64, StoreError> {
-    let has_log = std::fs::metadata(beside(path, "-wal")).is_ok_and(|log| log.len() > 0);
+    let has_log = has_log(path);
     check_length(path, has_log)?;
     let database = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let damaged = |cause: rusqlite::Error| at_opening(path, &cause);

@@ -222,3 +222,25 @@ async fn a_job_that_fails_spoils_nothing_for_its_neighbours() {
 fn name_key(name: &str) -> &'static ConnectionKey {
     Box::leak(Box::new(key(name)))
 }
+
+#[tokio::test]
+async fn a_check_reads_every_page_and_changes_nothing() {
+    let place = Place::new();
+    assert!(SqliteStore::check(&place.path, &sealer()).is_err(), "there is none");
+    assert!(!place.path.exists());
+    closed(&place).await;
+    let whole = place.bytes();
+    SqliteStore::check(&place.path, &sealer()).unwrap();
+    assert!(SqliteStore::check(&place.path, &Sealer::new(&[8; 32])).is_err(), "another master key");
+    assert_eq!(place.bytes(), whole);
+    for suffix in ["-wal", "-shm"] {
+        assert!(!schema::beside(&place.path, suffix).exists(), "{suffix} is left behind");
+    }
+    // The first page is what opening reads; the damage is behind it.
+    let mut damaged = whole;
+    damaged[8_192..12_288].fill(0x55);
+    std::fs::write(&place.path, &damaged).unwrap();
+    let error = SqliteStore::check(&place.path, &sealer()).unwrap_err();
+    assert!(error.to_string().contains("is damaged"), "{error}");
+    assert_eq!(place.bytes(), damaged);
+}
