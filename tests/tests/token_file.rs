@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokenkeep::config::{Declared, TokenFile};
+use tokenkeep::config::{Declared, TOKEN_FILES_MAX, TokenFile};
 use tokenkeep::{Config, RefreshAsk, TokenAsk, TokenKeep};
 use tokenkeep_core::oauth::request::Client;
 use tokenkeep_core::provider::Rules;
@@ -127,7 +127,11 @@ fn a_stop_and_a_start_bring_the_file_up_to_date() {
     let daemon = installation.start();
     wait_for("the import", FOLLOWS_WITHIN, || installation.run(&["token", "jira"]).code.filter(|&code| code == 0));
     let old = fs::read(file(&installation)).expect("a file");
+    let lock = fs::File::open(installation.path("oauth_token.json.lock")).expect("the lock file");
+    lock.lock().expect("the daemon holds it for moments only");
     installation.run(&["refresh", "jira"]).expect_code(0);
+    // The file lags behind, and its next try lies ahead.
+    drop(lock);
     daemon.stop().expect_code(0);
     let stopped = read(&file(&installation)).expect("a token set");
     assert!(is_newest(&mock, "jira", &stopped), "the last write came with the stop");
@@ -164,7 +168,7 @@ fn a_sign_in_that_a_program_wrote_is_adopted() {
     wait_until_current(&mock, "second", &file(&installation), &daemon);
     assert_eq!((mock.ledger("first").requests, mock.totals().reuses), (1, 0));
     wait_for_event(&installation, "system.storage_degraded", &["has been used", "written anew", "oauth_token.json"]);
-    wait_for_event(&installation, "connection.recovered", &["current again"]);
+    wait_for_event(&installation, "connection.recovered", &["is over"]);
     assert_no_secret(&daemon, &[&first, &second]);
 }
 
@@ -236,7 +240,7 @@ fn a_truncated_file_is_left_to_its_writer_and_mended_after_a_while() {
     let mended = wait_for("the mended file", MENDED_WITHIN, || read(&file(&installation)));
     assert!(started.elapsed() > Duration::from_secs(8), "it was left for {:?} only", started.elapsed());
     assert!(is_newest(&mock, "second", &mended), "{mended}");
-    wait_for_event(&installation, "system.storage_degraded", &["holds no token set", "broken JSON", "written anew"]);
+    wait_for_event(&installation, "system.storage_degraded", &["held no token set", "broken JSON", "written anew"]);
     assert_no_secret(&daemon, &[&token, &second]);
 }
 
@@ -255,7 +259,7 @@ fn a_file_that_is_something_else_is_never_overwritten() {
     fs::remove_file(file(&installation)).expect("the file is ours");
     installation.run(&["refresh", "jira"]).expect_code(0);
     wait_until_current(&mock, "jira", &file(&installation), &daemon);
-    wait_for_event(&installation, "connection.recovered", &["current again"]);
+    wait_for_event(&installation, "connection.recovered", &["is over"]);
     assert_eq!(shown_error(&installation, "jira"), None);
 }
 
@@ -353,7 +357,7 @@ fn a_full_and_a_read_only_disk_under_the_file_are_told_and_got_over() {
     fs::remove_file(ballast).expect("the file is ours");
     installation.run(&["refresh", "jira"]).expect_code(0);
     wait_until_current(&mock, "jira", &path, &daemon);
-    wait_for_event(&installation, "connection.recovered", &["current again"]);
+    wait_for_event(&installation, "connection.recovered", &["is over"]);
 
     disk.make_read_only();
     installation.run(&["refresh", "jira"]).expect_code(0);
@@ -536,6 +540,12 @@ fn other_files_can_be_kept_from_now_on() {
     refresh();
     wait_for("the second file", FOLLOWS_WITHIN, || current("two.json"));
     assert!(current("one.json").is_none(), "it is not kept any more");
+
+    let many: Vec<String> = (0..=TOKEN_FILES_MAX).map(|nth| format!("{nth}.json")).collect();
+    let many = declared(&many.iter().map(String::as_str).collect::<Vec<_>>());
+    let refused = runtime.block_on(keep.keep_token_files(&many)).expect_err("too many").to_string();
+    assert!(refused.contains("token_file") && refused.contains("257"), "{refused}");
+    assert!(!path("0.json.keeper").exists(), "none is begun with");
 
     // Somebody else keeps the third: what was kept still is.
     let other = fs::File::create(path("three.json.keeper")).expect("a file");

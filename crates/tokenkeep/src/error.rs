@@ -62,7 +62,7 @@ pub enum Error {
     /// Another daemon, on another state folder, keeps a token file that the configuration declares.
     #[error("another tokenkeep ({holder}) keeps the token file {path}")]
     TokenFileKept {
-        /// The file, as the configuration has it.
+        /// The file.
         path: PathBuf,
         /// What that one wrote about itself: `pid N, since T`.
         holder: String,

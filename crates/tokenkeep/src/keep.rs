@@ -14,7 +14,7 @@ use crate::store::sqlite::{ClockAnchor, SqliteStore};
 use crate::store::{
     Event, EventKind, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, PAGE_MAX, Store, StoreError, Summary,
 };
-use crate::token_file::{Held, KeptFile, Sinks, format};
+use crate::token_file::{Held, KeptFile, Sinks, TOLD_IN_STEPS_OF_MIN, format, told_end};
 use crate::tokens::{Handed, Hot};
 use aws_lc_rs::{digest, rand};
 use std::collections::BTreeMap;
@@ -39,10 +39,6 @@ pub const SETTLE_WAIT: Duration = Duration::from_secs(61);
 const SKEW_NOTED_FROM_MS: i64 = 1_000;
 /// How often the wall clock is compared with steady time.
 const SKEW_LOOKED_AT_EVERY: Duration = Duration::from_secs(30);
-
-/// Where the provider ends an access token with the next refresh, and that is overdue: the `expires_at` of token files
-/// moves on at most this often.
-const ENDS_IN_STEPS_OF_MIN: Duration = Duration::from_secs(60);
 
 /// What a caller of [`TokenKeep::token`] asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -206,7 +202,7 @@ impl TokenKeep {
     /// Keeps the token files of these connections from now on, and no others.
     ///
     /// # Errors
-    /// [`Error::TokenFileKept`]; those that were kept before then still are.
+    /// [`Error::TokenFileKept`], or too many; those that were kept before then still are.
     pub async fn keep_token_files(&self, declared: &[Declared]) -> Result<(), Error> {
         let before = lock(&self.inner.sinks).take();
         // They hold the right to keep their files until they have ended.
@@ -234,12 +230,13 @@ impl TokenKeep {
         let hot = Hot::new(&found.connection, &tokens, ends_after);
         let times = &found.connection.times;
         let assumed = times.issued_at + times.lifetime.unwrap_or(LIFETIME_ASSUMED);
+        let now = self.now();
+        let end = told_end(times.expires_at, hot.hand_out(now, Duration::ZERO).expires_at, now);
         Ok(Some(Held {
             issued_at: self.wall(times.issued_at),
-            expires_at: hot.hand_out(self.now(), Duration::ZERO).expires_at.map(|end| self.wall(end)),
+            expires_at: end.map(|end| self.wall(end)),
             expires_at_assumed: self.wall(assumed),
-            // An overdue refresh would move the end on with every second: the file follows in steps.
-            earlier_by: ends_after.map_or(Duration::ZERO, |after| (after / 2).max(ENDS_IN_STEPS_OF_MIN)),
+            earlier_by: ends_after.map_or(Duration::ZERO, |after| (after / 2).max(TOLD_IN_STEPS_OF_MIN)),
             without_refresh_token: file.without_refresh_token,
             connection: found.connection,
             tokens,

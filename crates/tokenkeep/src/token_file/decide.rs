@@ -1,6 +1,7 @@
 //! What is to become of a token file: the store is master, and no refresh token that we never held is lost.
 
 use super::format::{self, Brought, Current};
+use crate::error::Error;
 use std::time::Duration;
 use tokenkeep_core::model::{Connection, Renewal, State};
 use tokenkeep_core::oauth::TokenSet;
@@ -8,6 +9,8 @@ use tokenkeep_core::{Secret, Timestamp};
 
 /// How long a file that is not whole is left alone: a program may be writing it, or an editor have it open.
 pub const BROKEN_LEFT_FOR: Duration = Duration::from_secs(10);
+/// Where the end of an access token moves on with an overdue refresh, a file follows in steps of at least this.
+pub(crate) const TOLD_IN_STEPS_OF_MIN: Duration = Duration::from_secs(60);
 /// How many used refresh tokens are remembered for a file, beside those that the store knows.
 const USED_MAX: usize = 32;
 /// How far a program's clock may be from ours when token sets are compared by their age.
@@ -19,7 +22,7 @@ pub(super) enum Found {
     Nothing,
     /// A token set.
     Whole(Box<Whole>),
-    /// No token set: why, and whether it looks like what is left of one.
+    /// No token set: what instead, and whether it looks like what is left of one.
     Broken { why: String, remains: Remains },
 }
 
@@ -43,12 +46,15 @@ impl Found {
         let Some(bytes) = bytes else { return Self::Nothing };
         let remains = remains_of(bytes);
         let Ok(text) = std::str::from_utf8(bytes) else {
-            return Self::Broken { why: "is not UTF-8 text".to_owned(), remains };
+            return Self::Broken { why: "no UTF-8 text".to_owned(), remains };
         };
         let text = Secret::new(text);
         match format::read(&text) {
             Ok(brought) => Self::Whole(Box::new(Whole { text, brought })),
-            Err(error) => Self::Broken { why: format!("holds no token set ({error})"), remains },
+            Err(Error::Invalid { field, found, .. }) => {
+                Self::Broken { why: format!("no token set ({field}: {found})"), remains }
+            }
+            Err(error) => Self::Broken { why: format!("no token set ({error})"), remains },
         }
     }
 }
@@ -168,10 +174,10 @@ pub(super) fn decide(found: &Found, held: Option<&Held>, known: &Known) -> Step 
         Found::Nothing => Step::Write,
         Found::Broken { .. } if known.broken_for < BROKEN_LEFT_FOR => Step::Wait,
         Found::Broken { why, remains } if *remains == Remains::OfATokenFile || known.was_whole => {
-            Step::WriteWarning(why.clone())
+            Step::WriteWarning(format!("held {why}"))
         }
         Found::Broken { why, .. } => {
-            Step::Refuse(format!("{why}, and is no token file: move it away, or correct token_file"))
+            Step::Refuse(format!("it holds {why} and is no token file: move it away, or correct token_file"))
         }
         Found::Whole(whole) => whole_file(&whole.brought, held, known),
     }
@@ -184,7 +190,7 @@ fn without_connection(found: &Found, known: &Known) -> Step {
         Found::Whole(whole) if known.last.as_ref() != Some(mark(&whole.brought.tokens)) => Step::Adopt,
         Found::Broken { .. } if known.broken_for < BROKEN_LEFT_FOR => Step::Wait,
         Found::Broken { why, .. } => Step::Refuse(format!(
-            "{why}, so there is nothing to begin with: sign in again, or give a token set to `tokenkeep import`"
+            "it holds {why}, so there is nothing to begin with: sign in again, or give a token set to `tokenkeep import`"
         )),
         Found::Whole(_) | Found::Nothing => Step::Leave,
     }
@@ -246,12 +252,20 @@ fn can_adopt(held: &Held) -> bool {
 }
 
 /// True for a token set that was issued before the one in hand: the store remembers only so many used refresh tokens,
-/// and using one again may end the grant. While a human must sign in anyway, there is nothing to lose.
+/// and using one again may end the grant. A file that does not say how long its token lives has certainly been issued
+/// before its end. While a human must sign in anyway, there is nothing to lose.
 fn is_older(brought: &Brought, held: &Held) -> bool {
-    let life = brought.expires_in.or(held.connection.times.lifetime);
-    let issued_at = brought.expires_at.zip(life).map(|(end, life)| end - life);
+    let issued_at = brought.expires_at.map(|end| end - brought.expires_in.unwrap_or(Duration::ZERO));
     let needs_sign_in = matches!(held.connection.state, State::NeedsReauth { .. });
     !needs_sign_in && issued_at.is_some_and(|issued_at| issued_at + CLOCKS_APART_MAX < held.issued_at)
+}
+
+/// Until when the readers of a file are told that they may count on the access token: what callers are told
+/// (`handed`), which may end with the next refresh. Where that is overdue, the file must not tell its readers to
+/// refresh on their own: it goes on a little at a time, never beyond the token's own end.
+pub(crate) fn told_end(own: Option<Timestamp>, handed: Option<Timestamp>, now: Timestamp) -> Option<Timestamp> {
+    let own = own?;
+    Some(handed?.max(now + 2 * TOLD_IN_STEPS_OF_MIN).min(own))
 }
 
 #[cfg(test)]
@@ -425,6 +439,27 @@ mod tests {
     }
 
     #[test]
+    fn what_does_not_say_its_life_is_older_only_when_that_is_certain() {
+        let ends_at = |end: Timestamp| {
+            let end = end.as_millis() / 1000;
+            Found::of(Some(
+                format!(r#"{{"access_token":"access-2","refresh_token":"refresh-2","expires_at":{end}}}"#).as_bytes(),
+            ))
+        };
+        assert_eq!(step(&ends_at(ISSUED + Duration::from_secs(60)), &held()), Step::Adopt, "a shorter life");
+        assert_warns(&step(&ends_at(ISSUED - Duration::from_secs(60)), &held()), "older");
+    }
+
+    #[test]
+    fn an_overdue_refresh_does_not_tell_readers_to_refresh_themselves() {
+        let (now, minutes) = (ISSUED, |minutes: u64| ISSUED + Duration::from_secs(60 * minutes));
+        assert_eq!(told_end(Some(minutes(60)), Some(minutes(50)), now), Some(minutes(50)));
+        assert_eq!(told_end(Some(minutes(60)), Some(now), now), Some(minutes(2)), "the next refresh ends it at once");
+        assert_eq!(told_end(Some(minutes(1)), Some(now), now), Some(minutes(1)), "never beyond its own end");
+        assert_eq!(told_end(None, None, now), None);
+    }
+
+    #[test]
     fn a_file_that_is_not_whole_is_left_first_and_mended_then() {
         let long = Known { broken_for: BROKEN_LEFT_FOR, ..Known::default() };
         for rest in
@@ -432,7 +467,7 @@ mod tests {
         {
             let found = Found::of(Some(rest.as_bytes()));
             assert_eq!(step(&found, &held()), Step::Wait, "{rest:?}");
-            assert_warns(&decide(&found, Some(&held()), &long), "holds no token set");
+            assert_warns(&decide(&found, Some(&held()), &long), "held no token set");
         }
         let was_whole = Known { was_whole: true, broken_for: BROKEN_LEFT_FOR, ..Known::default() };
         for other in [&b"[package]\nname = 1"[..], b"{\"name\": \"a package\"}", b"\xff\xfe", b"[]", b"<html>"] {

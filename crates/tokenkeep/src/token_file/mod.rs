@@ -14,7 +14,7 @@ pub(crate) mod format;
 mod place;
 mod sink;
 
-pub(crate) use decide::Held;
+pub(crate) use decide::{Held, TOLD_IN_STEPS_OF_MIN, told_end};
 pub(crate) use sink::Sinks;
 
 use std::path::PathBuf;
@@ -23,7 +23,7 @@ use tokenkeep_core::Timestamp;
 /// A token file as its keeper last saw it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeptFile {
-    /// Where it is, as the configuration has it.
+    /// Where it is, as an absolute path.
     pub path: PathBuf,
     /// When it was last written by this process (steady time).
     pub written_at: Option<Timestamp>,

@@ -35,6 +35,12 @@ impl Fault {
     }
 }
 
+/// A path that says where it is, whatever the folder of whoever reads it.
+pub(super) fn absolute(path: &Path) -> PathBuf {
+    // Only an empty path has none, and that is no file either way.
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
 /// Follows links to the file itself, which may not be there yet. What is replaced is never the link.
 pub(super) fn target(path: &Path) -> Result<PathBuf, Fault> {
     let mut path = path.to_owned();

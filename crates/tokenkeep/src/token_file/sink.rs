@@ -3,7 +3,7 @@
 use super::decide::{self, Found, Held, Known, Step};
 use super::place::{self, Contents, Fault, Keeper, Keeping, Locked, Replaced, Stamp};
 use super::{KeptFile, Trouble, format};
-use crate::config::{Declared, TokenFile};
+use crate::config::{Declared, TOKEN_FILES_MAX, TokenFile};
 use crate::engine::lock;
 use crate::error::Error;
 use crate::import::{Import, Imported};
@@ -60,12 +60,22 @@ impl Sinks {
     /// Takes the right to keep every file. One that another daemon keeps is an error: two that refresh one grant
     /// would end it. One whose place is not usable now is tried again later.
     pub(crate) fn claim(declared: &[Declared]) -> Result<Keepers, Error> {
+        let count = declared.iter().map(|declared| declared.token_files.len()).sum::<usize>();
+        if count > TOKEN_FILES_MAX {
+            return Err(Error::Invalid {
+                field: "token_file".to_owned(),
+                found: format!("found {count} files in all"),
+                expected: format!("at most {TOKEN_FILES_MAX}: let more programs ask the daemon itself"),
+            });
+        }
         let mut keepers = Keepers::new();
         for file in declared.iter().flat_map(|declared| &declared.token_files) {
-            let keeping = place::target(&file.path).and_then(|target| Keeper::take(&target));
+            let keeping = place::target(&place::absolute(&file.path)).and_then(|target| Keeper::take(&target));
             match keeping {
                 Ok(Keeping::Ours(keeper)) => drop(keepers.insert(file.path.clone(), keeper)),
-                Ok(Keeping::Theirs(holder)) => return Err(Error::TokenFileKept { path: file.path.clone(), holder }),
+                Ok(Keeping::Theirs(holder)) => {
+                    return Err(Error::TokenFileKept { path: place::absolute(&file.path), holder });
+                }
                 Err(Fault(why)) => tracing::debug!(file = %file.path.display(), why, "token file not claimed yet"),
             }
         }
@@ -79,6 +89,7 @@ impl Sinks {
         for declared in declared {
             for file in &declared.token_files {
                 let keeper = keepers.remove(&file.path);
+                let file = TokenFile { path: place::absolute(&file.path), ..file.clone() };
                 sinks.start_one(keep, declared, file, keeper);
             }
         }
@@ -88,15 +99,15 @@ impl Sinks {
         sinks
     }
 
-    fn start_one(&mut self, keep: &TokenKeep, declared: &Declared, file: &TokenFile, keeper: Option<Keeper>) {
+    fn start_one(&mut self, keep: &TokenKeep, declared: &Declared, file: TokenFile, keeper: Option<Keeper>) {
         let shown = KeptFile { path: file.path.clone(), written_at: None, trouble: None };
         let kept = Arc::new(Kept { key: declared.key.clone(), wake: Notify::new(), shown: Mutex::new(shown) });
         let sink = Sink {
             keep: keep.downgrade(),
             kept: Arc::clone(&kept),
             declared: declared.clone(),
-            desk: Some(Desk { keeper, ..Desk::new(file) }),
-            file: file.clone(),
+            desk: Some(Desk { keeper, ..Desk::new(&file) }),
+            file,
             read_at: None,
             not_whole_since: None,
             locked_since: None,
@@ -366,7 +377,7 @@ impl Sink {
         self.failures = 0;
         let was = lock(&self.kept.shown).trouble.take();
         if was.is_some() {
-            let message = format!("The token file {} is current again.", self.file.path.display());
+            let message = format!("The trouble with the token file {} is over.", self.file.path.display());
             self.tell(keep, EventKind::Recovered, &message).await;
         }
     }
