@@ -483,6 +483,29 @@ fn no_sign_in_is_lost_that_is_written_while_the_daemon_writes() {
     assert_eq!(mock.totals().reuses, 0, "{}", daemon.stderr());
 }
 
+/// A crash came just after the exchange: what a program had written lies where the next content was prepared.
+#[test]
+fn a_sign_in_that_a_crash_left_aside_is_adopted() {
+    let mock = Mock::start();
+    let installation = installation(&mock, JIRA);
+    write(&file(&installation), &mock.grant("first", Rotation::Strict, 3_600));
+    let daemon = installation.start();
+    wait_for("the import", FOLLOWS_WITHIN, || installation.run(&["token", "jira"]).code.filter(|&code| code == 0));
+    daemon.kill();
+    let aside = installation.path(".oauth_token.json.tokenkeep");
+    write(&aside, &mock.grant("second", Rotation::Strict, 3_600));
+    let daemon = installation.start();
+    wait_until_current(&mock, "second", &file(&installation), &daemon);
+    wait_for("the tidying up", FOLLOWS_WITHIN, || (!aside.exists()).then_some(()));
+    // Half of a next content is nothing.
+    daemon.kill();
+    fs::write(&aside, "{\"access_tok").expect("the folder is ours");
+    let daemon = installation.start();
+    wait_for("the tidying up", MENDED_WITHIN, || (!aside.exists()).then_some(()));
+    installation.run(&["refresh", "jira"]).expect_code(0);
+    wait_until_current(&mock, "second", &file(&installation), &daemon);
+}
+
 /// A program that takes the lock keeps the daemon away from the file, and from nothing else.
 #[test]
 fn a_program_that_holds_the_lock_delays_the_file_and_no_refresh() {
