@@ -140,6 +140,9 @@ impl From<tokenkeep::Error> for CliError {
         use tokenkeep::store::StoreError;
         let next = match &error {
             E::Locked(_) => "stop the other `tokenkeep serve`, or choose another folder with --state-dir",
+            E::TokenFileKept { .. } => {
+                "stop the other `tokenkeep serve`, or take token_file out of one of the two configurations"
+            }
             E::Folder { .. } => "make the folder usable for this user, or choose another with --state-dir",
             E::Store(StoreError::Newer { .. }) => {
                 "nothing was changed; start the newer tokenkeep, or choose another folder with --state-dir"

@@ -15,6 +15,8 @@ pub const IN_FLIGHT_MAX: u32 = 256;
 pub const REFRESH_PER_SECOND: u32 = 50;
 /// The most refreshes in flight for one endpoint and client unless said otherwise.
 pub const REFRESH_IN_FLIGHT_MAX: u32 = 64;
+/// The most token files that one instance keeps: each may hold a thread up while its file system does not answer.
+pub const TOKEN_FILES_MAX: usize = 256;
 
 /// Everything about one instance.
 #[derive(Clone, Debug)]

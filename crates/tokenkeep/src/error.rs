@@ -59,6 +59,14 @@ pub enum Error {
     /// Another process uses the state folder.
     #[error("{0}")]
     Locked(String),
+    /// Another daemon, on another state folder, keeps a token file that the configuration declares.
+    #[error("another tokenkeep ({holder}) keeps the token file {path}")]
+    TokenFileKept {
+        /// The file.
+        path: PathBuf,
+        /// What that one wrote about itself: `pid N, since T`.
+        holder: String,
+    },
     /// A folder or file cannot be used.
     #[error("{path}: {cause}")]
     Folder {

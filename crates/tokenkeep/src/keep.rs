@@ -1,11 +1,11 @@
 //! [`TokenKeep`]: the library's face.
 
 use crate::clock::{Clock, SeededDice, SystemClock};
-use crate::config::{Config, Provider};
+use crate::config::{Config, Declared, Provider, TokenFile};
 use crate::endpoint::http::HttpEndpoint;
-use crate::engine::{Engine, Options, Parts, Started};
+use crate::engine::{Engine, Options, Parts, Started, lock};
 use crate::error::Error;
-use crate::import::{self, Import, Imported};
+use crate::import::{Import, Imported};
 use crate::journal::Journal;
 use crate::journal::file::FileJournal;
 use crate::seal::Sealer;
@@ -14,16 +14,18 @@ use crate::store::sqlite::{ClockAnchor, SqliteStore};
 use crate::store::{
     Event, EventKind, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, PAGE_MAX, Store, StoreError, Summary,
 };
+use crate::token_file::{Held, KeptFile, Sinks, TOLD_IN_STEPS_OF_MIN, format, told_end};
 use crate::tokens::{Handed, Hot};
 use aws_lc_rs::{digest, rand};
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 use tokenkeep_core::lifecycle::{self, Brought, Context};
 use tokenkeep_core::model::{Connection, ConnectionKey, Hold, State, Status, Waiting};
 use tokenkeep_core::oauth::TokenSet;
+use tokenkeep_core::schedule::LIFETIME_ASSUMED;
 use tokenkeep_core::{FailureCode, Timestamp};
 use tokio::sync::{OwnedMutexGuard, broadcast, watch};
 use tokio::task::AbortHandle;
@@ -120,6 +122,8 @@ struct Inner {
     ended: watch::Receiver<Option<Result<(), String>>>,
     work: AbortHandle,
     folder: Option<Folder>,
+    /// `None` before they are started, and after they have ended.
+    sinks: Mutex<Option<Sinks>>,
 }
 
 impl Drop for Inner {
@@ -144,17 +148,29 @@ impl std::fmt::Debug for TokenKeep {
     }
 }
 
+/// A handle that is good for as long as another works.
+pub(crate) struct WeakKeep(Weak<Inner>);
+
+impl WeakKeep {
+    pub(crate) fn upgrade(&self) -> Option<TokenKeep> {
+        self.0.upgrade().map(|inner| TokenKeep { inner })
+    }
+}
+
 impl TokenKeep {
     /// Opens the state folder, settles what an earlier process left open, and starts to work on the current tokio
     /// runtime.
     ///
     /// # Errors
-    /// Another process uses the folder; no master key or a wrong one; a store or journal that is damaged or newer.
+    /// Another process uses the folder, or keeps one of the token files; no master key or a wrong one; a store or
+    /// journal that is damaged or newer.
     /// In each of these cases nothing was changed.
     pub async fn open(config: Config) -> Result<Self, Error> {
         let folder = config.state_dir.as_path();
         make_folder(folder)?;
-        let lock = StateLock::acquire(folder).map_err(|error| Error::Locked(error.to_string()))?;
+        let state_lock = StateLock::acquire(folder).map_err(|error| Error::Locked(error.to_string()))?;
+        // Before anything is opened: a grant that another daemon refreshes too would end.
+        let keepers = Sinks::claim(&config.connections)?;
         let journal_path = folder.join("journal");
         let store_path = folder.join("tokenkeep.db");
         let sealer = Arc::new(open_key(folder, &[&journal_path, &store_path])?);
@@ -183,8 +199,68 @@ impl TokenKeep {
             boot: clock.boot_id(),
             process: random_number(),
         };
-        let folder = Folder { store, clock, skew_ms: AtomicI64::new(0), _lock: lock };
-        Self::start(Engine::new(parts, options), Some(folder)).await
+        let folder = Folder { store, clock, skew_ms: AtomicI64::new(0), _lock: state_lock };
+        let keep = Self::start(Engine::new(parts, options), Some(folder)).await?;
+        keep.start_sinks(Sinks::start(&keep, &config.connections, keepers));
+        Ok(keep)
+    }
+
+    fn start_sinks(&self, sinks: Sinks) {
+        *lock(&self.inner.sinks) = Some(sinks);
+    }
+
+    /// Keeps the token files of these connections from now on, and no others.
+    ///
+    /// # Errors
+    /// [`Error::TokenFileKept`], or too many; those that were kept before then still are.
+    pub async fn keep_token_files(&self, declared: &[Declared]) -> Result<(), Error> {
+        let before = lock(&self.inner.sinks).take();
+        // They hold the right to keep their files until they have ended.
+        let before = if let Some(sinks) = before { sinks.finish().await } else { Vec::new() };
+        let claimed = Sinks::claim(declared);
+        let (now, keepers, result) = match claimed {
+            Ok(keepers) => (declared, keepers, Ok(())),
+            Err(error) => (before.as_slice(), Sinks::claim(&before).unwrap_or_default(), Err(error)),
+        };
+        self.start_sinks(Sinks::start(self, now, keepers));
+        result
+    }
+
+    /// The token files that are kept for a connection, and how that goes.
+    #[must_use]
+    pub fn token_files(&self, key: &ConnectionKey) -> Vec<KeptFile> {
+        lock(&self.inner.sinks).as_ref().map(|sinks| sinks.of(key)).unwrap_or_default()
+    }
+
+    /// What one token file of a connection is to say; `None` while there is no token set.
+    pub(crate) async fn held_for(&self, key: &ConnectionKey, file: &TokenFile) -> Result<Option<Held>, Error> {
+        let Some(found) = self.store().tokens(key).await? else { return Ok(None) };
+        let Some(tokens) = found.tokens else { return Ok(None) };
+        let ends_after = self.inner.engine.ends_after(&found.connection);
+        let hot = Hot::new(&found.connection, &tokens, ends_after);
+        let times = &found.connection.times;
+        let assumed = times.issued_at + times.lifetime.unwrap_or(LIFETIME_ASSUMED);
+        let now = self.now();
+        let end = told_end(times.expires_at, hot.hand_out(now, Duration::ZERO).expires_at, now);
+        Ok(Some(Held {
+            issued_at: self.wall(times.issued_at),
+            expires_at: end.map(|end| self.wall(end)),
+            expires_at_assumed: self.wall(assumed),
+            earlier_by: ends_after.map_or(Duration::ZERO, |after| (after / 2).max(TOLD_IN_STEPS_OF_MIN)),
+            without_refresh_token: file.without_refresh_token,
+            connection: found.connection,
+            tokens,
+        }))
+    }
+
+    /// Stores and publishes an event.
+    pub(crate) async fn record(&self, event: NewEvent) {
+        self.inner.engine.record(event).await;
+    }
+
+    /// A handle that does not keep the instance working.
+    pub(crate) fn downgrade(&self) -> WeakKeep {
+        WeakKeep(Arc::downgrade(&self.inner))
     }
 
     /// An instance on an engine whose parts the caller brings, without a state folder of its own.
@@ -203,7 +279,7 @@ impl TokenKeep {
         let (end, ended) = watch::channel(None);
         let running = Arc::clone(&engine);
         let work = tokio::spawn(async move { drop(end.send_replace(Some(running.run().await))) }).abort_handle();
-        let inner = Arc::new(Inner { engine, ended, work, folder });
+        let inner = Arc::new(Inner { engine, ended, work, folder, sinks: Mutex::default() });
         if inner.folder.is_some() {
             tokio::spawn(watch_the_wall(Arc::downgrade(&inner)));
         }
@@ -329,7 +405,7 @@ impl TokenKeep {
     fn prepare(&self, import: Import, in_bulk: bool) -> Result<NewGrant, Error> {
         let provider =
             self.inner.engine.provider(&import.provider).ok_or_else(|| self.unknown_provider(&import.provider))?;
-        let read = import::read(&import.token)?;
+        let read = format::read(&import.token)?;
         let (now, wall) = (self.now(), self.clock().wall());
         let steady = |at: Timestamp| at.shifted(now.as_millis() - wall.as_millis());
         let brought = Brought {
@@ -634,6 +710,10 @@ impl TokenKeep {
         let mut ended = self.inner.ended.clone();
         // An engine that is gone has nothing in flight.
         let _ = ended.wait_for(Option::is_some).await;
+        let sinks = lock(&self.inner.sinks).take();
+        if let Some(sinks) = sinks {
+            sinks.finish().await;
+        }
         let stopped = NewEvent::new(EventKind::SystemStopped, self.now(), None, "Tokenkeep has stopped.");
         self.inner.engine.record(stopped).await;
         if let Some(folder) = &self.inner.folder {

@@ -11,11 +11,13 @@ pub mod journal;
 pub mod keep;
 pub mod seal;
 pub mod store;
+mod token_file;
 mod tokens;
 
 pub use config::{Config, Provider};
 pub use error::Error;
 pub use import::{Import, Imported, TOKEN_SET_BYTES_MAX};
 pub use keep::{Exported, RefreshAsk, Refreshed, TokenAsk, TokenKeep, fingerprint};
+pub use token_file::{KeptFile, Trouble};
 pub use tokenkeep_core as core;
 pub use tokens::{CACHED_TOKENS_MAX, Handed, Token, Warning};

@@ -22,7 +22,7 @@ pub async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<J
     let times = api.times();
     let full = found.len() >= query.limit;
     let next_cursor = found.last().filter(|_| full).map(|connection| connection.key.name().to_owned());
-    let items = found.iter().map(|connection| ConnectionJson::new(connection, &times)).collect();
+    let items = found.iter().map(|connection| with_files(&api, connection, &times)).collect();
     Ok(Json(Page { items, next_cursor }))
 }
 
@@ -49,7 +49,11 @@ fn read_list(query: Option<&str>) -> Result<ListQuery, Problem> {
 pub async fn show(State(api): State<Api>, named: Named) -> Result<Json<ConnectionJson>, Problem> {
     let key = named.only()?;
     let connection = api.keep.get(&key).await.map_err(|error| api.problem(&error))?;
-    Ok(json(&connection, &api.times()))
+    Ok(Json(with_files(&api, &connection, &api.times())))
+}
+
+fn with_files(api: &Api, connection: &tokenkeep_core::Connection, times: &Times) -> ConnectionJson {
+    ConnectionJson::new(connection, times).with_token_files(api.keep.token_files(&connection.key), times)
 }
 
 /// Removes a connection and wipes its secrets: 204.

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use tokenkeep::store::{Event, Summary};
-use tokenkeep::{Handed, TokenKeep};
+use tokenkeep::{Handed, KeptFile, TokenKeep};
 use tokenkeep_core::failure::next_step_for;
 use tokenkeep_core::model::{LastError, State, Status};
 use tokenkeep_core::{Connection, FailureCode, Timestamp};
@@ -104,6 +104,20 @@ pub struct ConnectionJson {
     pub scopes: Vec<String>,
     /// What its owner attached.
     pub labels: BTreeMap<String, String>,
+    /// The token files that are kept for it; left out where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub token_files: Vec<TokenFileJson>,
+}
+
+/// A token file that is kept for a connection.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct TokenFileJson {
+    /// Where it is.
+    pub path: String,
+    /// When this daemon last wrote it.
+    pub written_at: Option<String>,
+    /// Why it is not current, if it is not.
+    pub error: Option<String>,
 }
 
 /// A failure, with what to do about it.
@@ -156,7 +170,20 @@ impl ConnectionJson {
             },
             scopes: connection.scopes.clone(),
             labels: connection.labels.clone(),
+            token_files: Vec::new(),
         }
+    }
+
+    /// With the token files that are kept for it.
+    #[must_use]
+    pub fn with_token_files(mut self, files: Vec<KeptFile>, times: &Times) -> Self {
+        let json = |file: KeptFile| TokenFileJson {
+            path: file.path.to_string_lossy().into_owned(),
+            written_at: file.written_at.and_then(|at| times.text(at)),
+            error: file.trouble.map(|trouble| trouble.message),
+        };
+        self.token_files = files.into_iter().map(json).collect();
+        self
     }
 }
 

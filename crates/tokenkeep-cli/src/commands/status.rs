@@ -90,6 +90,9 @@ fn overview(status: &Status, now_ms: i64) -> String {
             let name = shown(&connection.namespace, &connection.name);
             let _ = write!(text, "\n{name}: {}\n  next: {}\n", error.message, error.next_action);
         }
+        for error in connection.token_files.iter().filter_map(|file| file.error.as_ref()) {
+            let _ = write!(text, "\n{}: {error}\n", shown(&connection.namespace, &connection.name));
+        }
     }
     text
 }
@@ -120,6 +123,13 @@ fn detail(connection: &ConnectionJson, now_ms: i64) -> String {
     for (title, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {
         let _ = writeln!(text, "{title:<20}{value}");
     }
+    for file in &connection.token_files {
+        let written = file.written_at.as_ref().map(|_| format!(", written {}", time(&file.written_at)));
+        let _ = writeln!(text, "{:<20}{}{}", "token file", file.path, written.unwrap_or_default());
+        if let Some(error) = &file.error {
+            let _ = writeln!(text, "{:<20}{error}", "");
+        }
+    }
     if let Some(error) = &connection.last_error {
         let _ = writeln!(text, "{:<20}{} ({})", "last error", error.message, error.code);
         let _ = writeln!(text, "{:<20}{}", "when", time(&error.at));
@@ -132,7 +142,7 @@ fn detail(connection: &ConnectionJson, now_ms: i64) -> String {
 mod tests {
     use super::super::tests::with_status;
     use super::*;
-    use crate::api::json::{LastErrorJson, parse_time};
+    use crate::api::json::{LastErrorJson, TokenFileJson, parse_time};
     use std::collections::BTreeMap;
 
     fn now() -> i64 {
@@ -160,6 +170,23 @@ mod tests {
         let text = overview(&Status { summary, connections: vec![failed()] }, now());
         assert!(text.starts_with("1 connection: 1 needs_reauth\nnext refresh -, first expiry in 1h 0m\n"), "{text}");
         assert!(text.ends_with("\njira: The provider says no.\n  next: Sign in again.\n"), "{text}");
+    }
+
+    #[test]
+    fn a_token_file_that_is_not_current_is_told_of() {
+        let file = TokenFileJson {
+            path: "/app/token.json".to_owned(),
+            written_at: Some("2026-11-23T09:59:00Z".to_owned()),
+            error: Some("The token file /app/token.json is not current.".to_owned()),
+        };
+        let connection = ConnectionJson { token_files: vec![file], ..with_status("fresh") };
+        let text = detail(&connection, now());
+        let said = "token file          /app/token.json, written 2026-11-23T09:59:00Z (1m 0s ago)\n";
+        assert!(text.contains(said) && text.contains("                    The token file /app"), "{text}");
+        let summary =
+            SummaryJson { total: 1, by_status: BTreeMap::new(), next_refresh_at: None, earliest_expiry_at: None };
+        let text = overview(&Status { summary, connections: vec![connection] }, now());
+        assert!(text.ends_with("\njira: The token file /app/token.json is not current.\n"), "{text}");
     }
 
     #[test]

@@ -402,6 +402,41 @@ impl<'a> Value<'a> {
         }
     }
 
+    /// The values of an array; a value that is none stands for itself.
+    #[must_use]
+    pub fn items(self) -> Vec<Value<'a>> {
+        let Raw::Toml { document, value } = &self.raw else { return vec![self] };
+        let Some(items) = value.get_ref().as_array() else { return vec![self] };
+        let item = |(nth, value)| Value { name: format!("{}[{nth}]", self.name), raw: Raw::Toml { document, value } };
+        items.iter().enumerate().map(item).collect()
+    }
+
+    /// The section that an inline table is.
+    ///
+    /// # Errors
+    /// It is no table.
+    pub fn as_section(&self, expected: &str) -> Result<Section<'a>, ConfigError> {
+        match &self.raw {
+            Raw::Toml { document, value } => match value.get_ref() {
+                DeValue::Table(table) => Ok(Section { document, name: self.name.clone(), table, span: value.span() }),
+                _ => Err(self.wrong_type(expected)),
+            },
+            Raw::Env { .. } => Err(self.wrong_type(expected)),
+        }
+    }
+
+    /// A boolean.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn boolean(&self) -> Result<bool, ConfigError> {
+        let found = match &self.raw {
+            Raw::Toml { value, .. } => value.get_ref().as_bool(),
+            Raw::Env { text, .. } => text.parse().ok(),
+        };
+        found.ok_or_else(|| self.wrong_type("true or false"))
+    }
+
     /// The one entry of an inline table such as `{ env = "NAME" }`.
     ///
     /// # Errors

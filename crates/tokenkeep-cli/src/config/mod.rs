@@ -5,15 +5,16 @@ mod document;
 pub use document::{ConfigError, Sources};
 
 use document::{Document, Section, Value, env_setting};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tokenkeep::config::{IN_FLIGHT_MAX, REFRESH_IN_FLIGHT_MAX, REFRESH_PER_SECOND};
-use tokenkeep_core::Secret;
+use tokenkeep::config::{Declared, IN_FLIGHT_MAX, REFRESH_IN_FLIGHT_MAX, REFRESH_PER_SECOND, TokenFile};
 use tokenkeep_core::model::{check_name, printable};
 use tokenkeep_core::oauth::request::Client;
 use tokenkeep_core::provider::{ClientAuth, Preset, Rotation, Rules, preset, presets};
 use tokenkeep_core::schedule::Policy;
+use tokenkeep_core::{ConnectionKey, Secret};
 use url::Url;
 
 /// Where the daemon listens on TCP unless said otherwise.
@@ -54,6 +55,8 @@ pub struct Settings {
     pub in_flight_max: Option<u32>,
     /// The providers.
     pub providers: Vec<ProviderSettings>,
+    /// The declared connections.
+    pub connections: Vec<Declared>,
 }
 
 /// A provider of the configuration.
@@ -84,6 +87,7 @@ impl Settings {
             policy: self.policy,
             in_flight_max: self.in_flight_max.unwrap_or(IN_FLIGHT_MAX),
             providers: self.providers.into_iter().map(|p| p.provider).collect(),
+            connections: self.connections,
             ..tokenkeep::Config::new(state_dir)
         }
     }
@@ -97,12 +101,6 @@ pub fn parse(text: &str, path: &Path, sources: Sources<'_>) -> Result<Settings, 
     let document = Document::parse(text, path, sources)?;
     let root = document.root();
     root.only(SECTIONS)?;
-    if let Some(connections) = root.section("connections")? {
-        return Err(connections.error(
-            "connections cannot be declared in the configuration yet",
-            "remove the section and use `tokenkeep import NAME --provider P`",
-        ));
-    }
     let sections = Sections { root: &root, sources };
     sections.check_store()?;
     let refresh = sections.get("refresh", &["check_interval", "refresh_threshold", "max_retries", "in_flight_max"])?;
@@ -113,6 +111,7 @@ pub fn parse(text: &str, path: &Path, sources: Sources<'_>) -> Result<Settings, 
         public_url: server.setting("public_url")?.map(|v| v.endpoint()).transpose()?,
         policy: policy(&refresh)?,
         in_flight_max: refresh.setting("in_flight_max")?.map(|v| v.number(1..=IN_FLIGHT_LIMIT)).transpose()?,
+        connections: connections(&root, path.parent().unwrap_or(Path::new("")))?,
         providers: providers(&root, &secrets)?,
     })
 }
@@ -232,6 +231,46 @@ fn provider(name: &str, section: &Section<'_>, secrets: &Secrets<'_>) -> Result<
         device_url: endpoint("device_url")?,
     };
     Ok(ProviderSettings { provider, endpoints })
+}
+
+fn connections(root: &Section<'_>, folder: &Path) -> Result<Vec<Declared>, ConfigError> {
+    let Some(all) = root.section("connections")? else {
+        return Ok(Vec::new());
+    };
+    all.sections()?.into_iter().map(|(name, section)| connection(name, &section, folder)).collect()
+}
+
+fn connection(name: &str, section: &Section<'_>, folder: &Path) -> Result<Declared, ConfigError> {
+    let key = ConnectionKey::in_default(name)
+        .map_err(|error| section.error(error.to_string(), "give the connection another name"))?;
+    section.only(&["provider", "token_file"])?;
+    let Some(provider) = section.value("provider") else {
+        return Err(section.error("this connection has no provider", "add provider = \"...\", the name of one"));
+    };
+    let files = section.value("token_file").map(Value::items).unwrap_or_default();
+    Ok(Declared {
+        key,
+        provider: provider.text("a provider's name")?.to_owned(),
+        scopes: Vec::new(),
+        labels: BTreeMap::new(),
+        token_files: files.iter().map(|file| token_file(file, folder)).collect::<Result<_, _>>()?,
+    })
+}
+
+fn token_file(value: &Value<'_>, folder: &Path) -> Result<TokenFile, ConfigError> {
+    if value.is_text() {
+        return Ok(TokenFile { path: folder.join(value.text("a path")?), without_refresh_token: false });
+    }
+    let section = value.as_section("a path, or { path = \"...\", without_refresh_token = true }")?;
+    section.only(&["path", "without_refresh_token"])?;
+    let Some(path) = section.value("path") else {
+        return Err(section.error("this token file has no path", "add path = \"...\""));
+    };
+    let without_refresh_token = section.value("without_refresh_token").map(|value| value.boolean()).transpose()?;
+    Ok(TokenFile {
+        path: folder.join(path.text("a path")?),
+        without_refresh_token: without_refresh_token.unwrap_or(false),
+    })
 }
 
 fn known_preset(value: &Value<'_>) -> Result<Preset, ConfigError> {

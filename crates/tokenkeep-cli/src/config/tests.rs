@@ -169,7 +169,6 @@ fn every_wrong_thing_is_refused_with_its_reason() {
         ("[refresh]\nmax_retries = -1".to_owned(), "is -1", "between 0 and"),
         ("[refresh]\nmax_retries = 0x10".to_owned(), "`refresh.max_retries` is an integer", "whole number"),
         ("[refresh]\nin_flight_max = 0".to_owned(), "is 0", "between 1 and 4096"),
-        ("[connections.jira]\nprovider = \"jira\"".to_owned(), "cannot be declared", "tokenkeep import"),
         ("[providers.\"a b\"]".to_owned(), "`a b` is not a name", "another name"),
         ("[providers]\nx = 1".to_owned(), "`providers.x` is an integer", "[providers.x]"),
         ("[providers.x]".to_owned(), "no client_id", "client_id ="),

@@ -64,12 +64,16 @@ impl StateLock {
     }
 }
 
-enum Taken {
+/// What came of trying to [`take`] a lock.
+pub(crate) enum Taken {
+    /// It is ours while the file is open.
     Ours(File),
+    /// Somebody has it: what that one wrote about itself.
     Theirs(String),
 }
 
-fn take(path: &Path) -> std::io::Result<Taken> {
+/// Takes the lock at `path`, and writes into it who holds it. Never waits.
+pub(crate) fn take(path: &Path) -> std::io::Result<Taken> {
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let mut file = File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
