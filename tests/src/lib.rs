@@ -4,9 +4,12 @@
 
 pub mod bench;
 pub mod daemon;
+pub mod django;
 pub mod http;
 pub mod mock;
 pub mod oidc;
 pub mod process;
+pub mod proxy;
 pub mod sim;
 pub mod snapshot;
+pub mod venv;
