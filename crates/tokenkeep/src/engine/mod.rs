@@ -167,6 +167,11 @@ impl Engine {
         self.parts.clock.now()
     }
 
+    /// A steady time as the wall clock shows it: for what a provider states in wall time.
+    fn wall(&self, at: Timestamp) -> Timestamp {
+        at.shifted(self.parts.clock.wall().as_millis() - self.now().as_millis())
+    }
+
     pub(crate) fn provider(&self, name: &str) -> Option<&Provider> {
         self.providers.get(name)
     }

@@ -9,6 +9,7 @@
 use super::{Engine, Flight};
 use crate::config::Provider;
 use crate::endpoint::{Reuse, SendFailure, TOTAL_TIMEOUT};
+use crate::import::stated_life;
 use crate::journal::Slot;
 use crate::store::{Commit, Committed, HoldChange, Work};
 use std::borrow::Cow;
@@ -90,7 +91,8 @@ pub(super) async fn conclude(
     let connection = &work.connection;
     let rules = rules_for(provider, connection);
     match classify(&rules, &observation) {
-        Outcome::Refreshed(answer) => {
+        Outcome::Refreshed(mut answer) => {
+            answer.expires_in = answer.expires_in.or_else(|| stated_life(&answer.extra, engine.wall(sent_at)));
             engine.admission_succeeded(provider);
             let step = engine.decide(provider, Timestamp::EPOCH, |context| {
                 lifecycle::refreshed(connection, sent_at, &answer, context)
