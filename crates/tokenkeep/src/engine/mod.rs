@@ -557,6 +557,14 @@ impl Engine {
         lock(&self.admission).failed(&admission::lane_key(provider), connection, setback, self.now())
     }
 
+    /// Somebody says that what held this provider's client is mended: one probe may go at once.
+    pub(crate) fn probe_at_once(&self, provider: &str) {
+        if let Some(provider) = self.provider(provider) {
+            lock(&self.admission).resumed(&admission::lane_key(provider), self.now());
+            self.wake();
+        }
+    }
+
     /// What a commit made is durable: the read path and the listeners may have it.
     fn publish(&self, connection: Connection, tokens: Option<TokenSet>, events: Vec<Event>) {
         if let Some(due_at) = connection.due_at() {

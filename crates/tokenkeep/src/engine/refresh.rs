@@ -101,7 +101,7 @@ pub(super) async fn conclude(
             settle(engine, &work, step, Some(tokens), sequence).await;
         }
         Outcome::Failed(setback) => {
-            tracing::warn!(connection = %connection.key, code = %setback.failure.code, detail = %setback.failure.detail, "refresh failed");
+            tracing::warn!(connection = %connection.key, code = %setback.failure.code, why = setback.failure.message(), "refresh failed");
             let not_before = engine.admission_failed(provider, connection.id, &setback);
             let step = engine
                 .decide(provider, not_before, |context| lifecycle::failed(connection, sent_at, &setback, context));
