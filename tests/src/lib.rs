@@ -4,10 +4,15 @@
 
 pub mod bench;
 pub mod daemon;
+pub mod django;
 pub mod git_server;
 pub mod http;
 pub mod mock;
+pub mod mock_server;
 pub mod oidc;
 pub mod process;
+pub mod proxy;
 pub mod sim;
 pub mod snapshot;
+pub mod told;
+pub mod venv;

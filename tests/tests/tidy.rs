@@ -77,7 +77,7 @@ fn the_core_depends_on_nothing_that_could() {
     let manifest =
         fs::read_to_string(root().join("crates/tokenkeep-core/Cargo.toml")).expect("the core has a manifest");
     let dependencies =
-        manifest.split("[dependencies]").nth(1).and_then(|text| text.split('[').next()).unwrap_or_default();
+        manifest.split("[dependencies]").nth(1).and_then(|text| text.split("\n[").next()).unwrap_or_default();
     let names: Vec<&str> =
         dependencies.lines().filter_map(|line| line.split_once(" =").map(|(name, _)| name)).collect();
     assert_eq!(names, ["base64", "form_urlencoded", "serde_json", "zeroize"]);

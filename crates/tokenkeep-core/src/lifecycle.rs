@@ -60,7 +60,7 @@ pub fn refreshed(connection: &Connection, sent_at: Timestamp, answer: &TokenAnsw
     let mut next = connection.clone();
     next.generation = Generation(connection.generation.0 + 1);
     next.committed = connection.attempt;
-    next.times = times_of(connection, sent_at, answer, context);
+    next.times = times_of(connection, counted_from(connection, sent_at), answer, context);
     next.state = State::Ready { due_at: next.times.planned_at, waiting: Waiting::Schedule };
     next.last_success = context.now;
     next.refreshed = true;
@@ -91,6 +91,15 @@ fn had_trouble(connection: &Connection, policy: &Policy) -> bool {
     connection.hold.is_some()
         || connection.failures() >= policy.max_retries.max(1)
         || matches!(connection.waiting(), None | Some(Waiting::InDoubt(_) | Waiting::Recheck))
+}
+
+/// From when the life of a token set counts. What answers a resend may be the token set whose answer was lost, with
+/// the whole life that it had then: django-oauth-toolkit does that within its grace.
+fn counted_from(connection: &Connection, sent_at: Timestamp) -> Timestamp {
+    match connection.waiting() {
+        Some(Waiting::InDoubt(doubt)) if doubt.next == DoubtStep::Resend => doubt.first_sent_at.min(sent_at),
+        _ => sent_at,
+    }
 }
 
 fn times_of(connection: &Connection, sent_at: Timestamp, answer: &TokenAnswer, context: Context<'_>) -> TokenTimes {
@@ -445,6 +454,18 @@ mod tests {
         assert_eq!(step.next.status(NOW), Status::Fresh);
         let unknown_life = refreshed(&claimed(Waiting::Schedule), NOW, &token(None), context).next.times;
         assert_eq!((unknown_life.lifetime, unknown_life.lifetime_learned), (Some(secs(3600)), true));
+    }
+
+    #[test]
+    fn a_resend_may_bring_the_token_set_that_was_lost_and_its_life_counts_from_then() {
+        let (policy, rules) = (Policy::default(), rules("grace:600"));
+        let later = NOW + secs(90);
+        let context = Context { policy: &policy, rules: &rules, now: later, draw: 0.5, retry_not_before: T0 };
+        let ends = |waiting| refreshed(&claimed(waiting), later, &token(Some(3600)), context).next.times.expires_at;
+        assert_eq!(ends(doubt(DoubtStep::Resend)), Some(NOW + secs(3600)));
+        // A provider that takes a probe had not rotated: what it brings is new.
+        assert_eq!(ends(doubt(DoubtStep::Probe)), Some(later + secs(3600)));
+        assert_eq!(ends(Waiting::Schedule), Some(later + secs(3600)));
     }
 
     #[test]

@@ -568,12 +568,14 @@ impl TokenKeep {
         self.flag(key, Flag::Pause).await
     }
 
-    /// Refreshes this connection again: clears a pause and a hold.
+    /// Refreshes this connection again: clears a pause and a hold, and has a held client probed at once.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn resume(&self, key: &ConnectionKey) -> Result<Connection, Error> {
-        self.flag(key, Flag::Resume).await
+        let connection = self.flag(key, Flag::Resume).await?;
+        self.inner.engine.probe_at_once(&connection.provider);
+        Ok(connection)
     }
 
     async fn flag(&self, key: &ConnectionKey, flag: Flag) -> Result<Connection, Error> {

@@ -5,8 +5,11 @@ use crate::schedule::{LIFETIME_MAX, LIFETIME_MIN};
 use crate::secret::Secret;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// The longest token that is taken, in bytes.
 pub const TOKEN_LENGTH_MAX: usize = 16 * 1024;
@@ -42,7 +45,7 @@ pub fn read(answer: &RawAnswer) -> Reading {
         return Reading::Neither("an empty body");
     }
     match object(body, answer.content_type.as_deref()) {
-        Some(fields) => read_object(fields),
+        Some(fields) => read_object(fields, answer.status),
         None if body.starts_with(b"<") => Reading::Neither("an HTML page"),
         None => Reading::Neither("neither JSON nor form-encoded text"),
     }
@@ -54,15 +57,31 @@ fn object(body: &[u8], content_type: Option<&str>) -> Option<Map<String, Value>>
     if let Some(Ok(Value::Object(fields))) = values.next() {
         return Some(fields);
     }
-    let says_form = content_type.is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
-    let looks_form = [&b"access_token="[..], b"error="].iter().any(|start| body.starts_with(start));
-    (says_form || looks_form).then(|| {
+    field_by_field(body).or_else(|| form(body, content_type))
+}
+
+/// An object of which one field cannot be read: a number beyond any float (`1e400`), a text in another encoding, half
+/// a surrogate pair. It costs itself alone: the rest may be the only copy of a rotated token.
+fn field_by_field(body: &[u8]) -> Option<Map<String, Value>> {
+    let text = Zeroizing::new(String::from_utf8_lossy(body).into_owned());
+    let mut objects = serde_json::Deserializer::from_str(&text).into_iter::<BTreeMap<String, &RawValue>>();
+    let fields = objects.next()?.ok()?;
+    let read = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or(Value::Null);
+    Some(fields.into_iter().map(|(name, raw)| (name, read(raw))).collect())
+}
+
+/// Form-encoded, and said to be so or looking like it (GitHub, and servers that announce it as text).
+fn form(body: &[u8], content_type: Option<&str>) -> Option<Map<String, Value>> {
+    let media_type = content_type.and_then(|kind| kind.split(';').next()).unwrap_or_default().trim();
+    let says_form = media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded");
+    let is_telling = |pair: &[u8]| pair.starts_with(b"access_token=") || pair.starts_with(b"error=");
+    (says_form || body.split(|&byte| byte == b'&').any(is_telling)).then(|| {
         form_urlencoded::parse(body).map(|(name, value)| (name.into_owned(), value.into_owned().into())).collect()
     })
 }
 
-fn read_object(mut fields: Map<String, Value>) -> Reading {
-    if let Some(error) = error_of(&fields) {
+fn read_object(mut fields: Map<String, Value>, status: u16) -> Reading {
+    if let Some(error) = error_of(&fields, status) {
         return Reading::Error(error);
     }
     // Slack puts a user's token one level down.
@@ -80,9 +99,9 @@ fn read_object(mut fields: Map<String, Value>) -> Reading {
         return Reading::Unusable("access_token has characters that no header may carry, or is longer than 16 KiB");
     }
     let refresh_token = match fields.remove("refresh_token") {
-        Some(Value::String(token)) if is_token(&token) => Some(Secret::new(token)),
+        Some(Value::String(token)) if is_refresh_token(&token) => Some(Secret::new(token)),
         Some(Value::String(token)) if !token.is_empty() => {
-            return Reading::Unusable("refresh_token has characters that it may not have, or is longer than 16 KiB");
+            return Reading::Unusable("refresh_token has control characters, or is longer than 16 KiB");
         }
         _ => None,
     };
@@ -103,7 +122,7 @@ fn read_object(mut fields: Map<String, Value>) -> Reading {
         .iter()
         .find_map(|name| life(fields.get(*name)));
     let refresh_in = life(fields.get("refresh_in"));
-    let scopes = fields.remove("scope").or_else(|| fields.remove("scopes")).as_ref().and_then(scopes);
+    let scopes = ["scope", "scopes"].iter().filter_map(|name| fields.remove(*name)).find_map(|value| scopes(&value));
     let extra = Secret::new(Value::Object(fields).to_string());
     Reading::Token(Box::new(TokenAnswer {
         access_token,
@@ -117,8 +136,9 @@ fn read_object(mut fields: Map<String, Value>) -> Reading {
     }))
 }
 
-/// An error may come with any status (GitHub: 200), as a string or an object, or as Slack's `ok: false`.
-fn error_of(fields: &Map<String, Value>) -> Option<ErrorAnswer> {
+/// An error may come with any status (GitHub: 200), as a string or an object, or as Slack's `ok: false`; with a status
+/// that says so, a message alone will do (GitHub's API).
+fn error_of(fields: &Map<String, Value>, status: u16) -> Option<ErrorAnswer> {
     let text = |value: &Value| match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
@@ -141,14 +161,24 @@ fn error_of(fields: &Map<String, Value>) -> Option<ErrorAnswer> {
         _ if fields.contains_key("errorCode") && !fields.contains_key("access_token") => {
             Some(ErrorAnswer { error: first(fields, &["errorCode"]).unwrap_or_default(), description: description() })
         }
+        _ if status >= 400 && !description().is_empty() => {
+            Some(ErrorAnswer { description: description(), ..ErrorAnswer::default() })
+        }
         _ => None,
     }
 }
 
-/// Printable ASCII without space (RFC 6749 appendix A.12), at most [`TOKEN_LENGTH_MAX`] bytes.
+/// What an access token must be to travel in a header: printable ASCII without space (RFC 6750 section 2.1, and a
+/// little more), at most [`TOKEN_LENGTH_MAX`] bytes.
 #[must_use]
 pub fn is_token(text: &str) -> bool {
     (1..=TOKEN_LENGTH_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// A refresh token travels in a body, which carries anything: RFC 6749 appendix A.17 allows spaces, and no rotated one
+/// is worth losing over its letters. At most [`TOKEN_LENGTH_MAX`] bytes, without control characters.
+fn is_refresh_token(text: &str) -> bool {
+    (1..=TOKEN_LENGTH_MAX).contains(&text.len()) && !text.contains(char::is_control)
 }
 
 /// A life in seconds as an integer, a float or a string; anything outside 1 s to 10 years counts as absent.
@@ -199,7 +229,6 @@ fn jwt_claims(token: &str) -> Option<Map<String, Value>> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use zeroize::Zeroizing;
 
     fn answer(body: &[u8]) -> RawAnswer {
         RawAnswer { status: 200, content_type: None, retry_after: None, body: Zeroizing::new(body.to_vec()) }
@@ -232,12 +261,19 @@ mod tests {
     }
 
     #[test]
+    fn quirk_1_a_message_alone_is_an_error_where_the_status_says_so() {
+        let said = |status| read(&RawAnswer { status, ..answer(br#"{"message":"API rate limit exceeded"}"#) });
+        assert!(matches!(said(403), Reading::Error(error) if error.description == "API rate limit exceeded"));
+        assert!(matches!(said(200), Reading::Neither(_)));
+    }
+
+    #[test]
     fn quirk_2_expires_in_of_every_shape() {
         let life = |value: &str| token(&format!(r#"{{"access_token":"a","expires_in":{value}}}"#)).expires_in;
         assert_eq!(life("3600"), Some(Duration::from_secs(3600)));
         assert_eq!(life("\"3600\""), Some(Duration::from_secs(3600)));
         assert_eq!(life("59.5"), Some(Duration::from_millis(59_500)));
-        for absent in ["null", "0", "-1", "\"\"", "\"soon\"", "[]", "1e300", "315360001", "true", "0.5"] {
+        for absent in ["null", "0", "-1", "\"\"", "\"soon\"", "[]", "1e300", "1e400", "315360001", "true", "0.5"] {
             assert_eq!(life(absent), None, "{absent}");
         }
         assert_eq!(token(r#"{"access_token":"a"}"#).expires_in, None);
@@ -256,6 +292,18 @@ mod tests {
         assert_eq!((nested.access_token.expose(), nested.expires_in), ("xoxp", Some(Duration::from_secs(9))));
         assert_eq!(token(r#"{"access_token":"a","scopes":["x","y z"]}"#).scopes.unwrap(), ["x", "y z"]);
         assert_eq!(token(r#"{"access_token":"a","scope":""}"#).scopes, None);
+        assert_eq!(token(r#"{"access_token":"a","scope":null,"scopes":"x"}"#).scopes.unwrap(), ["x"]);
+    }
+
+    #[test]
+    fn quirk_3_forms_that_do_not_say_so() {
+        assert_eq!(token("token_type=bearer&access_token=a%2Fb").access_token.expose(), "a/b");
+        let shouted = RawAnswer {
+            content_type: Some("Application/X-WWW-Form-URLEncoded;charset=utf-8".to_owned()),
+            ..answer(b"token_type=bearer&error=")
+        };
+        assert!(matches!(read(&shouted), Reading::Neither("JSON without access_token and without error")));
+        assert!(matches!(read(&answer(b"token_type=bearer")), Reading::Neither(_)));
     }
 
     #[test]
@@ -267,6 +315,32 @@ mod tests {
         ] {
             assert!(token(body).refresh_token.is_none(), "{body}");
         }
+    }
+
+    #[test]
+    fn quirk_4_a_new_refresh_token_may_have_any_letters() {
+        for (written, read) in [("n 2", "n 2"), ("n\\u00e9w+&=", "n\u{e9}w+&=")] {
+            let body = format!(r#"{{"access_token":"a","refresh_token":"{written}"}}"#);
+            assert_eq!(token(&body).refresh_token.unwrap().expose(), read);
+        }
+        let bad = br#"{"access_token":"a","refresh_token":"r\r\nX: y"}"#;
+        assert!(matches!(read(&answer(bad)), Reading::Unusable(_)));
+    }
+
+    #[test]
+    fn quirk_10_a_field_that_nobody_can_read_costs_itself_alone() {
+        for body in [
+            &b"{\"access_token\":\"a\",\"user\":\"Jos\xe9\"}"[..],
+            br#"{"access_token":"a","user":"\ud83d"} tail"#,
+            br#"{"access_token":"old","access_token":"a","size":1e999}"#,
+            format!(r#"{{"access_token":"a","x":{}{}}}"#, "[".repeat(500), "]".repeat(500)).as_bytes(),
+        ] {
+            let Reading::Token(token) = read(&answer(body)) else { panic!("{}", String::from_utf8_lossy(body)) };
+            assert_eq!(token.access_token.expose(), "a");
+        }
+        // The token itself may be that field.
+        assert!(matches!(read(&answer(b"{\"access_token\":\"\xe9\"}")), Reading::Unusable(_)));
+        assert!(matches!(read(&answer(b"{\"access_token\":\"a\",\"x\":1e999")), Reading::Neither(_)));
     }
 
     #[test]

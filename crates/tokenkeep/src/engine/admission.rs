@@ -200,6 +200,13 @@ impl Admission {
         }
     }
 
+    /// Somebody says that the cause of a hold is mended: the probe that finds out is due at once.
+    pub fn resumed(&mut self, lane: &LaneKey, now: Timestamp) {
+        if let Some(lane) = self.lanes.get_mut(lane).filter(|lane| lane.held) {
+            lane.blocked_until = lane.blocked_until.min(now);
+        }
+    }
+
     /// A token set came. The first success after an outage lets everything that waits out a pause go.
     pub fn succeeded(&mut self, lane: &LaneKey, now: Timestamp) {
         let Some(lane) = self.lanes.get_mut(lane) else { return };
@@ -332,6 +339,23 @@ mod tests {
         admission.leave(&lane);
         admission.succeeded(&lane, probe);
         assert!(admission.room(&lane, probe).limit > 1);
+    }
+
+    #[test]
+    fn who_says_that_a_client_is_mended_gets_the_probe_at_once() {
+        let a = provider("a");
+        let lane = lane_key(&a);
+        let mut admission = Admission::new([&a], 100, T0);
+        admission.failed(&lane, ONE, &setback(SetbackKind::Misconfigured { reach: Reach::Pair }), T0);
+        assert_eq!(admission.room(&lane, T0).limit, 0);
+        admission.resumed(&lane, T0);
+        assert_eq!((admission.standing(&lane, T0), admission.room(&lane, T0).limit), (Standing::Open, 1));
+        // A provider's own wish to be left alone stays.
+        let wait = Duration::from_secs(30);
+        admission.succeeded(&lane, T0);
+        admission.failed(&lane, ONE, &setback(SetbackKind::Throttled { wait }), T0);
+        admission.resumed(&lane, T0);
+        assert_eq!(admission.standing(&lane, T0), Standing::Blocked(T0 + wait));
     }
 
     #[test]

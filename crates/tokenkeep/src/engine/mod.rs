@@ -167,6 +167,11 @@ impl Engine {
         self.parts.clock.now()
     }
 
+    /// A steady time as the wall clock shows it: for what a provider states in wall time.
+    fn wall(&self, at: Timestamp) -> Timestamp {
+        at.shifted(self.parts.clock.wall().as_millis() - self.now().as_millis())
+    }
+
     pub(crate) fn provider(&self, name: &str) -> Option<&Provider> {
         self.providers.get(name)
     }
@@ -550,6 +555,14 @@ impl Engine {
 
     fn admission_failed(&self, provider: &Provider, connection: ConnectionId, setback: &Setback) -> Timestamp {
         lock(&self.admission).failed(&admission::lane_key(provider), connection, setback, self.now())
+    }
+
+    /// Somebody says that what held this provider's client is mended: one probe may go at once.
+    pub(crate) fn probe_at_once(&self, provider: &str) {
+        if let Some(provider) = self.provider(provider) {
+            lock(&self.admission).resumed(&admission::lane_key(provider), self.now());
+            self.wake();
+        }
     }
 
     /// What a commit made is durable: the read path and the listeners may have it.

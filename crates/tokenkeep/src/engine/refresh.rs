@@ -11,6 +11,7 @@ use crate::config::Provider;
 use crate::endpoint::{Reuse, SendFailure, TOTAL_TIMEOUT};
 use crate::journal::Slot;
 use crate::store::{Commit, Committed, HoldChange, Work};
+use crate::token_file::format::stated_life;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -90,7 +91,8 @@ pub(super) async fn conclude(
     let connection = &work.connection;
     let rules = rules_for(provider, connection);
     match classify(&rules, &observation) {
-        Outcome::Refreshed(answer) => {
+        Outcome::Refreshed(mut answer) => {
+            answer.expires_in = answer.expires_in.or_else(|| stated_life(&answer.extra, engine.wall(sent_at)));
             engine.admission_succeeded(provider);
             let step = engine.decide(provider, Timestamp::EPOCH, |context| {
                 lifecycle::refreshed(connection, sent_at, &answer, context)
@@ -99,7 +101,7 @@ pub(super) async fn conclude(
             settle(engine, &work, step, Some(tokens), sequence).await;
         }
         Outcome::Failed(setback) => {
-            tracing::warn!(connection = %connection.key, code = %setback.failure.code, detail = %setback.failure.detail, "refresh failed");
+            tracing::warn!(connection = %connection.key, code = %setback.failure.code, why = setback.failure.message(), "refresh failed");
             let not_before = engine.admission_failed(provider, connection.id, &setback);
             let step = engine
                 .decide(provider, not_before, |context| lifecycle::failed(connection, sent_at, &setback, context));

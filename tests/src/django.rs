@@ -1,0 +1,132 @@
+//! PyPI `django-oauth-toolkit`: a server that nobody here wrote, whose refresh tokens rotate with a grace of a minute,
+//! and whose reuse after it ends the grant.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use url::Url;
+
+use crate::http::{Answer, Request};
+use crate::process::{Running, wait_for};
+use crate::venv;
+
+/// The longest time until the server serves: its database is made first.
+const SERVES_WITHIN: Duration = Duration::from_secs(60);
+/// The longest time that one command takes.
+const COMMAND_WITHIN: Duration = Duration::from_secs(60);
+
+/// A running site with its database. Both are gone when this is dropped.
+#[derive(Debug)]
+pub struct Django {
+    described: Value,
+    // Before the folder that it works in.
+    _process: Running,
+    folder: TempDir,
+}
+
+/// What the site's database says of one user's refresh tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Family {
+    /// How many families there are: one, unless somebody signed in again.
+    pub families: u64,
+    /// How many refresh tokens were issued after the first.
+    pub renewals: u64,
+    /// How many refresh tokens work: one, or none where the family is revoked.
+    pub live: u64,
+    /// The SHA-256, in hexadecimal digits, of the access token that belongs to the live one.
+    pub access_token_sha256: Option<String>,
+    /// When that access token ends, in seconds since 1970.
+    pub access_expires_at: Option<f64>,
+}
+
+impl Django {
+    /// Makes a site and serves it.
+    pub fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("tk").tempdir().expect("a folder for temporary files");
+        let mut process = Running::start(script(&folder, &["serve"]), None);
+        let described = wait_for("the site's first line", SERVES_WITHIN, || {
+            if let Some(status) = process.ended() {
+                panic!("the site ended with {status}:\n{}", process.stderr());
+            }
+            process.stdout().split_once('\n').map(|(line, _)| line.to_owned())
+        });
+        let described = serde_json::from_str(&described).expect("a line of JSON");
+        Self { described, _process: process, folder }
+    }
+
+    fn text(&self, field: &str) -> &str {
+        self.described[field].as_str().unwrap_or_else(|| panic!("the site did not say its {field}"))
+    }
+
+    /// Where tokens are refreshed.
+    pub fn token_url(&self) -> Url {
+        self.text("token_url").parse().expect("the site says a URL")
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        let addresses = self.token_url().socket_addrs(|| None).expect("an address needs no look-up");
+        *addresses.first().expect("a URL with an address")
+    }
+
+    /// The client's id.
+    pub fn client_id(&self) -> &str {
+        self.text("client_id")
+    }
+
+    /// The client's secret.
+    pub fn client_secret(&self) -> &str {
+        self.text("client_secret")
+    }
+
+    /// Signs in `PREFIX0`, `PREFIX1`, ..., and gives the lines that import their tokens.
+    pub fn grants(&self, prefix: &str, count: usize, provider: &str) -> String {
+        self.command(&["grants", prefix, &count.to_string(), provider])
+    }
+
+    /// What the site's own database says of each user.
+    pub fn families(&self) -> BTreeMap<String, Family> {
+        let told: Value = serde_json::from_str(&self.command(&["families"])).expect("the script prints JSON");
+        let told = told.as_object().expect("an object of users");
+        told.iter().map(|(user, family)| (user.clone(), Family::read(family))).collect()
+    }
+
+    /// Refreshes as a client of its own would, and gives what the site says.
+    #[track_caller]
+    pub fn refresh(&self, refresh_token: &str) -> Answer {
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", refresh_token);
+        form.append_pair("client_id", self.client_id()).append_pair("client_secret", self.client_secret());
+        let body = form.finish();
+        let headers = [("content-type", "application/x-www-form-urlencoded")];
+        let url = self.token_url();
+        Request::post(url.path(), &headers, &body).at_address(&self.address().to_string()).expect("the site answers")
+    }
+
+    fn command(&self, arguments: &[&str]) -> String {
+        Running::start(script(&self.folder, arguments), Some(b"")).finish(COMMAND_WITHIN).expect_code(0).stdout
+    }
+}
+
+fn script(folder: &TempDir, arguments: &[&str]) -> Command {
+    let mut command = venv::script("django_provider.py");
+    command.arg(folder.path()).args(arguments);
+    command
+}
+
+impl Family {
+    fn read(told: &Value) -> Self {
+        let count = |name: &str| told[name].as_u64().unwrap_or_else(|| panic!("{name} is missing: {told}"));
+        Self {
+            families: count("families"),
+            renewals: count("renewals"),
+            live: count("live"),
+            access_token_sha256: told["access_token_sha256"].as_str().map(str::to_owned),
+            access_expires_at: told["access_expires_at"].as_f64(),
+        }
+    }
+}
