@@ -1,5 +1,6 @@
 //! The engine with its API around it: what `serve` and `demo` run.
 
+use crate::api::stream::Streams;
 use crate::api::{self, Api};
 use crate::error::CliError;
 use crate::server::{self, OwnerSocket};
@@ -65,8 +66,8 @@ impl Daemon {
     }
 
     fn serve(keep: TokenKeep, socket: PathBuf, unix: UnixListener, tcp: Option<TcpListener>) -> Self {
-        let api = Api { keep: keep.clone() };
         let (stop, stopped) = watch::channel(false);
+        let api = Api { keep: keep.clone(), streams: Streams::new(stopped.clone()) };
         let mut servers = JoinSet::new();
         let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
         if let Some(tcp) = tcp {

@@ -12,6 +12,7 @@ pub mod json;
 pub mod ndjson;
 pub mod params;
 pub mod problem;
+pub mod stream;
 pub mod summary;
 pub mod token;
 
@@ -21,6 +22,7 @@ use axum::middleware;
 use axum::routing::{get, post};
 use json::Times;
 use problem::Problem;
+use stream::Streams;
 use tokenkeep::{Error, TokenKeep};
 
 /// What every handler has.
@@ -28,6 +30,8 @@ use tokenkeep::{Error, TokenKeep};
 pub struct Api {
     /// The engine.
     pub keep: TokenKeep,
+    /// Who follows the events.
+    pub streams: Streams,
 }
 
 impl Api {
@@ -59,7 +63,8 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/connections/{name}/resume", post(connections::resume))
         // Not below /v1/connections, where it would take a name from somebody.
         .route("/v1/resume-sole-copy", post(connections::resume_sole_copy))
-        .route("/v1/events", get(events::list));
+        .route("/v1/events", get(events::list))
+        .route("/v1/events/stream", get(stream::get));
     with_fallbacks(router).with_state(api)
 }
 

@@ -10,7 +10,7 @@ mod refresh;
 use crate::clock::{Clock, Dice};
 use crate::config::Provider;
 use crate::endpoint::Endpoint;
-use crate::events::Events;
+use crate::events::{Events, Milestone, Progress};
 use crate::journal::{Journal, JournalError};
 use crate::store::{CLAIM_BATCH_MAX, ClaimOne, Event, EventKind, NewEvent, Quota, Store, StoreError, Work};
 use crate::tokens::{CACHED_TOKENS_MAX, Hot, Tokens};
@@ -550,6 +550,15 @@ impl Engine {
 
     fn admission_failed(&self, provider: &Provider, connection: ConnectionId, setback: &Setback) -> Timestamp {
         lock(&self.admission).failed(&admission::lane_key(provider), connection, setback, self.now())
+    }
+
+    fn progress(&self, connection: &Connection, milestone: Milestone) {
+        self.events.progress(|| Progress {
+            connection: connection.key.clone(),
+            attempt: connection.attempt,
+            milestone,
+            at: self.now(),
+        });
     }
 
     /// What a commit made is durable: the read path and the listeners may have it.
