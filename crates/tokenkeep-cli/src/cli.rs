@@ -53,7 +53,7 @@ pub struct Cli {
 }
 
 /// What every command takes.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Common {
     /// The daemon's state folder [default: $XDG_STATE_HOME/tokenkeep, as root /var/lib/tokenkeep]
     #[arg(long, global = true, help_heading = GLOBAL, env = env::STATE_DIR, value_name = "D", hide_env_values = true)]
@@ -205,9 +205,11 @@ mod tests {
             "import jira --provider p",
             "import jira --provider p --file - --label a=b --label c=d=e",
             "import --ndjson -",
-            "list --status held,fresh --provider p -q x --json",
+            "list --status held,fresh --provider p -q x --label a=b --json",
             "status",
             "status jira --json",
+            "status --watch",
+            "status jira -w --json",
             "refresh jira --force",
             "pause jira",
             "resume jira",
@@ -215,6 +217,7 @@ mod tests {
             "remove jira --yes",
             "events",
             "events jira --follow --since 1h --json",
+            "events --follow --exec cmd --flag",
             "mock-provider --rotation grace:600 --access-ttl 60s --seed 7",
             "providers atlassian --json",
         ] {
@@ -244,6 +247,8 @@ mod tests {
             "mock-provider --rotation sometimes",
             "demo --access-ttl 0s",
             "list -n a/b",
+            "list --status hold",
+            "events --json --exec cmd",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
