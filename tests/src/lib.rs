@@ -10,3 +10,4 @@ pub mod oidc;
 pub mod process;
 pub mod sim;
 pub mod snapshot;
+pub mod terminal;

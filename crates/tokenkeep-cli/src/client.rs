@@ -146,6 +146,11 @@ impl Client {
                     "move it away and start the daemon with `tokenkeep serve`, or choose another with --state-dir",
                 );
         }
+        if error.kind() == io::ErrorKind::NotADirectory {
+            return CliError::new(format!("there is no socket {socket}: what should be the state folder is none"))
+                .evidence(error.to_string())
+                .next_step("name the daemon's state folder with --state-dir");
+        }
         let mut told = CliError::new(format!("no daemon answers at {socket}")).evidence(error.to_string());
         if error.kind() == io::ErrorKind::ConnectionRefused {
             told = told.evidence("its socket is left from a daemon that did not stop cleanly");

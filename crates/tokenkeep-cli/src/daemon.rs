@@ -139,8 +139,11 @@ impl Daemon {
 async fn listeners(socket: &Path, listen: Listen) -> Result<(UnixListener, Option<TcpListener>), CliError> {
     let tcp = bind_tcp(listen).await?;
     let unix = bind_socket(socket).map_err(|error| {
-        CliError::new(format!("the socket {} cannot be made: {error}", socket.display()))
-            .next_step("make the state folder writable for this user, on a file system that has sockets")
+        let told = CliError::new(format!("the socket {} cannot be made: {error}", socket.display()));
+        told.next_step(match error.kind() {
+            io::ErrorKind::AlreadyExists => "look what it is and move it away, then start the daemon again",
+            _ => "make the state folder writable for this user, on a file system that has sockets",
+        })
     })?;
     Ok((unix, tcp))
 }

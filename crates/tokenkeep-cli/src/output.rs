@@ -77,8 +77,12 @@ pub fn table(header: &[&str]) -> Table {
         table.force_no_tty();
     }
     table.set_header(header.iter().map(|title| Cell::new(title).add_attribute(Attribute::Bold)));
-    for column in table.column_iter_mut() {
+    // Not behind the last: blanks there can make a line too long.
+    for column in table.column_iter_mut().rev().skip(1) {
         column.set_padding((0, 2));
+    }
+    if let Some(last) = table.column_iter_mut().next_back() {
+        last.set_padding((0, 0));
     }
     table
 }

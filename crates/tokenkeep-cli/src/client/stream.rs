@@ -45,6 +45,7 @@ impl Client {
             let mut input = Input::new(stream);
             match read_head(&mut input)? {
                 (200, Length::Chunked) => Ok(Ok(EventStream::new(input))),
+                (200, _) => Err(ReadError::Unreadable("it is not sent in chunks")),
                 (status, length) => Ok(Err(Answer { status, body: read_body(&mut input, length)? })),
             }
         };

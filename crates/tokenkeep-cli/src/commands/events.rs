@@ -14,6 +14,7 @@ use clap::Args;
 use hook::Hook;
 use std::ffi::OsString;
 use tokenkeep_core::Timestamp;
+use tokenkeep_core::model::printable;
 
 /// Of `events`.
 #[derive(Args, Debug)]
@@ -198,6 +199,7 @@ fn parse_since(text: &str, now_ms: i64) -> Result<Timestamp, CliError> {
     }
     parse_time(text).ok_or_else(|| {
         CliError::usage("--since is neither a time nor a span of time")
+            .evidence(format!("found `{}`", printable(text, 60)))
             .next_step("expected 2026-11-23T10:00:00Z, or a span before now such as 1h")
     })
 }
