@@ -63,6 +63,8 @@ fn a_follower_tells_each_event_once_whatever_the_daemon_does() {
     daemon.kill();
     wait_for("the loss is told", SHOWN_WITHIN, || follower.stderr().contains("waiting for the daemon").then_some(()));
     let daemon = installation.start();
+    let is_back = |times: usize| (follower.stderr().matches("the daemon is back").count() == times).then_some(());
+    wait_for("the follower's return", SHOWN_WITHIN, || is_back(1));
     refresh_side_by_side(&installation, &names);
     let stopping = Instant::now();
     daemon.stop().expect_code(0);
@@ -72,7 +74,7 @@ fn a_follower_tells_each_event_once_whatever_the_daemon_does() {
     let told = caught_up(&installation, &follower);
     assert_eq!(told, ids(&history(&installation)));
     assert!(told.len() > 4 * names.len(), "{}", told.len());
-    assert_eq!(follower.stderr().matches("the daemon is back").count(), 2, "{}", follower.stderr());
+    wait_for("the second return is told", SHOWN_WITHIN, || is_back(2));
 }
 
 fn refresh_side_by_side(installation: &Installation, names: &[String]) {
@@ -225,6 +227,23 @@ fn a_signal_gives_the_terminal_back() {
         assert_eq!(wait_for("the end", SHOWN_WITHIN, || terminal.ended()), Some(0), "{signal:?}");
         given_back(&terminal);
     }
+}
+
+#[test]
+fn a_watcher_sleeps_and_wakes_as_the_shell_says() {
+    let (_mock, installation, _daemon) = with(&["jira"]);
+    let mut terminal = Terminal::start(installation.command(&["status", "--watch"]), 80, 24);
+    let pictures = |terminal: &Terminal| terminal.shown().matches("\x1b[H").count();
+    wait_for("a picture", SHOWN_WITHIN, || terminal.picture());
+    terminal.signal(Signal::TSTP);
+    given_back(&terminal);
+    let before = pictures(&terminal);
+    terminal.signal(Signal::CONT);
+    wait_for("another picture", SHOWN_WITHIN, || (pictures(&terminal) > before).then_some(()));
+    assert!(!terminal.echoes());
+    terminal.press(b"q");
+    assert_eq!(wait_for("the end", SHOWN_WITHIN, || terminal.ended()), Some(0));
+    given_back(&terminal);
 }
 
 /// The first screen, a cursor, lines that run over, an echo: as it was.

@@ -1,6 +1,6 @@
 //! What `status --watch` knows: the connections as they were fetched, and what is to be fetched again.
 
-use crate::api::json::{ConnectionJson, StepJson, SummaryJson, parse_time};
+use crate::api::json::{ConnectionJson, LastErrorJson, StepJson, SummaryJson, parse_time};
 use crate::client::follow::News;
 use std::collections::{BTreeMap, BTreeSet};
 use tokenkeep_core::model::Status;
@@ -162,9 +162,9 @@ impl Fleet {
 
     fn take_one(&mut self, connection: ConnectionJson) {
         let before = self.rows.get(&connection.name);
-        let same_end = |row: &&Row| row.connection.access_expires_at == connection.access_expires_at;
+        let same_end = |row: &&Row| is_near(&row.connection.access_expires_at, &connection.access_expires_at);
         let end_was_seen = before.filter(same_end).is_some_and(|row| row.end_was_seen);
-        if before.is_none_or(|row| row.connection != connection) {
+        if before.is_none_or(|row| !is_same(&row.connection, &connection)) {
             self.changed.insert(connection.name.clone());
         }
         self.rows.insert(connection.name.clone(), Row { connection, end_was_seen });
@@ -200,6 +200,42 @@ impl Fleet {
         });
         sorted.into_iter()
     }
+}
+
+/// Two answers of the daemon give one time so much apart at most: it is told by two clocks, read one after the other.
+const CLOCKS_DIFFER_MS: u64 = 50;
+
+fn is_near(one: &Option<String>, other: &Option<String>) -> bool {
+    let read = |time: &Option<String>| time.as_deref().and_then(parse_time).map(|at| at.as_millis());
+    match (read(one), read(other)) {
+        (Some(one), Some(other)) => one.abs_diff(other) <= CLOCKS_DIFFER_MS,
+        (one, other) => one == other,
+    }
+}
+
+/// The same, but for how the clocks were read.
+fn is_same(one: &ConnectionJson, other: &ConnectionJson) -> bool {
+    let times = |connection: &ConnectionJson| {
+        [
+            connection.access_expires_at.clone(),
+            connection.refresh_due_at.clone(),
+            connection.refresh_expires_at.clone(),
+            connection.consent_expires_at.clone(),
+            connection.last_refreshed_at.clone(),
+            connection.last_error.as_ref().and_then(|error| error.at.clone()),
+        ]
+    };
+    let without_times = |connection: &ConnectionJson| ConnectionJson {
+        access_expires_at: None,
+        refresh_due_at: None,
+        refresh_expires_at: None,
+        consent_expires_at: None,
+        last_refreshed_at: None,
+        last_error: connection.last_error.clone().map(|error| LastErrorJson { at: None, ..error }),
+        ..connection.clone()
+    };
+    times(one).iter().zip(&times(other)).all(|(one, other)| is_near(one, other))
+        && without_times(one) == without_times(other)
 }
 
 /// The statuses in the order in which they want attention.
@@ -296,6 +332,16 @@ mod tests {
         assert_eq!(order(&fleet), "cab");
         fleet.take(fetched(only(&["a"]), vec![named("a", "retrying", None)]));
         assert!(fleet.take_changes().is_empty(), "nothing changed");
+    }
+
+    #[test]
+    fn a_time_that_two_clocks_tell_a_little_differently_is_no_change() {
+        let at = |time| named("a", "fresh", Some(time));
+        let before = at("2026-11-23T11:00:00.000Z");
+        assert!(is_same(&before, &at("2026-11-23T11:00:00.001Z")));
+        assert!(!is_same(&before, &at("2026-11-23T11:00:01.000Z")));
+        assert!(!is_same(&before, &named("a", "fresh", None)));
+        assert!(!is_same(&before, &ConnectionJson { generation: 9, ..before.clone() }));
     }
 
     #[test]
