@@ -127,17 +127,17 @@ async fn bring_into_order(
         // The last reader may be leaving.
         let _ = events.send(Told { event, text });
         position.store(id, Ordering::Release);
-        id
     };
     loop {
         let last = position.load(Ordering::Acquire);
         match news.recv().await {
             Ok(event) if event.id <= last => {}
-            Ok(event) if event.id == last + 1 => drop(send(event)),
+            Ok(event) if event.id == last + 1 => send(event),
             Ok(_) | Err(RecvError::Lagged(_)) => {
-                let mut query = EventQuery { after: last, ..EventQuery::default() };
-                while let Some(last) = stored(&keep, &query).await.into_iter().map(|e| send(Arc::new(e))).last() {
-                    query.after = last;
+                let mut missed = stored(&keep, &EventQuery { after: last, ..EventQuery::default() }).await;
+                while let Some(after) = missed.last().map(|event| event.id) {
+                    missed.into_iter().for_each(|event| send(Arc::new(event)));
+                    missed = stored(&keep, &EventQuery { after, ..EventQuery::default() }).await;
                 }
             }
             Err(RecvError::Closed) => return,

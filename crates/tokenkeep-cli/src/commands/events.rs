@@ -3,7 +3,7 @@
 mod hook;
 
 use super::client;
-use crate::api::json::{EventJson, Page, parse_time};
+use crate::api::json::{EventJson, Page, ResyncJson, parse_time};
 use crate::cli::{Common, shown};
 use crate::client::follow::{Follower, News};
 use crate::client::{Client, encode};
@@ -41,6 +41,8 @@ pub struct EventsArgs {
     pub exec: Vec<OsString>,
 }
 
+/// The reason of a `resync` after which numbers mean something else.
+const UNKNOWN: &str = "unknown";
 /// How many events one request brings.
 const PAGE: usize = 1_000;
 
@@ -110,14 +112,11 @@ fn follow(
                 teller.tell(&event)?;
                 told = event.id;
             }
-            News::Resync(resync) if resync.reason == "unknown" => {
-                say!("the daemon's history is another one than before: going on with what happens now");
-                told = resync.last_id;
-            }
             News::Resync(resync) => {
-                say!("events may be missing here: the stream fell behind (`{}`)", resync.reason);
-                match history(client, &history_target(common, args), &mut told, teller) {
-                    Ok(()) => told = told.max(resync.last_id),
+                say!("events may be missing here: {}", why(&resync));
+                let missed = catch_up(client, &history_target(common, args), &resync, &mut told, teller);
+                match missed {
+                    Ok(()) => {}
                     Err(Trouble::Daemon(_)) => follower.go_on_behind(told),
                     Err(Trouble::Output(error)) => return Err(error),
                 }
@@ -126,6 +125,32 @@ fn follow(
             News::Back => say!("the daemon is back: going on where it stopped"),
             News::Event(_) | News::Step(_) => {}
         }
+    }
+}
+
+/// Tells what the stream left out, as far as it is stored.
+fn catch_up(
+    client: &Client,
+    base: &str,
+    resync: &ResyncJson,
+    told: &mut u64,
+    teller: &mut Teller,
+) -> Result<(), Trouble> {
+    if resync.reason == UNKNOWN {
+        // Numbers begin again, or go on elsewhere: what was told says nothing about them.
+        *told = resync.last_id;
+        return Ok(());
+    }
+    history(client, base, told, teller)?;
+    *told = (*told).max(resync.last_id);
+    Ok(())
+}
+
+fn why(resync: &ResyncJson) -> &'static str {
+    match resync.reason.as_str() {
+        UNKNOWN => "the daemon's history is another one than before; going on with what happens now",
+        "gone" => "the daemon does not keep the oldest of them any more",
+        _ => "the stream fell behind; reading what is stored",
     }
 }
 

@@ -30,18 +30,13 @@ struct Row {
 }
 
 /// What is to be fetched.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub enum Wanted {
     /// Everything: at the beginning, and where something was missed.
+    #[default]
     All,
     /// These; nothing where there are none.
     Named(BTreeSet<String>),
-}
-
-impl Default for Wanted {
-    fn default() -> Self {
-        Self::All
-    }
 }
 
 /// What was fetched.
