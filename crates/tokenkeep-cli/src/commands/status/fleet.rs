@@ -170,6 +170,8 @@ impl Fleet {
             let forgotten: Vec<String> = self.by_urgency().skip(WATCHED_MAX).map(|c| c.name.clone()).collect();
             for name in forgotten {
                 self.rows.remove(&name);
+                // It was not removed: there is no room for it here.
+                self.changed.remove(&name);
             }
         }
     }
@@ -373,6 +375,7 @@ mod tests {
         many.push(named("z", "held", None));
         fleet.take(fetched(Wanted::All, many));
         assert_eq!(fleet.rows.len(), WATCHED_MAX);
+        assert!(fleet.take_changes().iter().all(|(_, connection)| connection.is_some()), "none was removed");
         assert_eq!(fleet.by_urgency().next().unwrap().name, "z");
     }
 }
