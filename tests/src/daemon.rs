@@ -80,9 +80,10 @@ impl Installation {
         self.path("state")
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
+    /// A command that asks the daemon here.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = command();
-        command.args(arguments).arg("--state-dir").arg(self.state_dir());
+        command.arg("--state-dir").arg(self.state_dir()).args(arguments);
         command
     }
 

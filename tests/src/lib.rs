@@ -14,5 +14,6 @@ pub mod process;
 pub mod proxy;
 pub mod sim;
 pub mod snapshot;
+pub mod terminal;
 pub mod told;
 pub mod venv;

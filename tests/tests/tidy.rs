@@ -139,6 +139,16 @@ fn the_api_s_json_is_only_in_its_room() {
 }
 
 #[test]
+fn every_environment_variable_is_declared_in_one_file() {
+    let files =
+        without(sources("crates"), &["tokenkeep-cli/src/env.rs", "/tests/", "/tests.rs", "_tests.rs", "conformance"]);
+    assert_absent(&files, &["env::var", "env::vars", "var_os("], "only env.rs reads the environment");
+    let named_here = |place: &String| place.contains("arg(") && !place.contains("env = env::");
+    let stray: Vec<_> = places(&files, &["env = "]).into_iter().filter(named_here).collect();
+    assert!(stray.is_empty(), "a flag's variable has its name from env.rs: {stray:#?}");
+}
+
+#[test]
 fn imports_go_one_way() {
     assert_absent(
         &sources("crates/tokenkeep-core/src"),

@@ -59,7 +59,7 @@ pub struct Cli {
 }
 
 /// What every command takes.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Common {
     /// The daemon's state folder [default: $XDG_STATE_HOME/tokenkeep, as root /var/lib/tokenkeep]
     #[arg(long, global = true, help_heading = GLOBAL, env = env::STATE_DIR, value_name = "D", hide_env_values = true)]
@@ -223,9 +223,11 @@ mod tests {
             "import jira --provider p",
             "import jira --provider p --file - --label a=b --label c=d=e",
             "import --ndjson -",
-            "list --status held,fresh --provider p -q x --json",
+            "list --status held,fresh --provider p -q x --label a=b --json",
             "status",
             "status jira --json",
+            "status --watch",
+            "status jira -w --json",
             "refresh jira --force",
             "export jira",
             "export jira --output f --force --yes",
@@ -246,6 +248,7 @@ mod tests {
             "remove jira --yes",
             "events",
             "events jira --follow --since 1h --json",
+            "events --follow --exec cmd --flag",
             "mock-provider --rotation grace:600 --access-ttl 60s --seed 7",
             "providers atlassian --json",
         ] {
@@ -284,6 +287,8 @@ mod tests {
             "mock-provider --rotation sometimes",
             "demo --access-ttl 0s",
             "list -n a/b",
+            "list --status hold",
+            "events --json --exec cmd",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -1,7 +1,10 @@
 //! A small blocking HTTP/1.1 client for the daemon's socket.
 //!
 //! The commands use it because it starts in no time: no runtime, no pool, one exchange on one
-//! connection.
+//! connection. What happens is followed by [`stream`], across restarts of the daemon by [`follow`].
+
+pub mod follow;
+pub mod stream;
 
 use crate::api::json::Page;
 use crate::api::problem::{NEEDS_REAUTH, NOT_FOUND, Problem};
@@ -9,7 +12,9 @@ use crate::error::{CliError, Exit};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
+use std::fs;
 use std::io::{self, Read, Write as _};
+use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -127,13 +132,30 @@ impl Client {
     /// Exit code 1, not 75: trying again does not help until somebody starts a daemon.
     fn no_daemon(&self, error: &io::Error) -> CliError {
         let socket = self.socket.display();
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => CliError::new(format!("{socket} belongs to another user"))
-                .next_step("run this as the daemon's user, or choose your own daemon with --state-dir"),
-            _ => CliError::new(format!("no daemon answers at {socket}"))
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            return CliError::new(format!("this user may not use the daemon's socket {socket}"))
                 .evidence(error.to_string())
-                .next_step("start one with `tokenkeep serve`, or choose another with --state-dir"),
+                .next_step("run this as the daemon's user, or choose your own daemon with --state-dir");
         }
+        let found = fs::metadata(&self.socket).map(|found| found.file_type());
+        if let Some(kind) = found.ok().filter(|kind| !kind.is_socket()) {
+            let kind = if kind.is_dir() { "a folder" } else { "no socket" };
+            return CliError::new(format!("{socket} is {kind}, and should be the daemon's socket"))
+                .evidence(error.to_string())
+                .next_step(
+                    "move it away and start the daemon with `tokenkeep serve`, or choose another with --state-dir",
+                );
+        }
+        if error.kind() == io::ErrorKind::NotADirectory {
+            return CliError::new(format!("there is no socket {socket}: what should be the state folder is none"))
+                .evidence(error.to_string())
+                .next_step("name the daemon's state folder with --state-dir");
+        }
+        let mut told = CliError::new(format!("no daemon answers at {socket}")).evidence(error.to_string());
+        if error.kind() == io::ErrorKind::ConnectionRefused {
+            told = told.evidence("its socket is left from a daemon that did not stop cleanly");
+        }
+        told.next_step("start one with `tokenkeep serve`, or choose another with --state-dir")
     }
 }
 
@@ -248,7 +270,7 @@ enum Length {
 }
 
 fn read_answer(stream: &mut impl Read) -> Result<Answer, ReadError> {
-    let mut input = Input { stream, buffer: Vec::with_capacity(4096), taken: 0 };
+    let mut input = Input::new(stream);
     loop {
         let (status, length) = read_head(&mut input)?;
         match length {
@@ -264,7 +286,7 @@ fn read_answer(stream: &mut impl Read) -> Result<Answer, ReadError> {
     }
 }
 
-fn read_head(input: &mut Input<'_, impl Read>) -> Result<(u16, Length), ReadError> {
+fn read_head(input: &mut Input<impl Read>) -> Result<(u16, Length), ReadError> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut head = httparse::Response::new(&mut headers);
@@ -297,7 +319,7 @@ fn length_of(headers: &[httparse::Header<'_>]) -> Result<Length, ReadError> {
     }
 }
 
-fn read_body(input: &mut Input<'_, impl Read>, length: Length) -> Result<Vec<u8>, ReadError> {
+fn read_body(input: &mut Input<impl Read>, length: Length) -> Result<Vec<u8>, ReadError> {
     match length {
         Length::Known(length) => input.take(length),
         Length::Chunked => read_chunks(input),
@@ -305,7 +327,7 @@ fn read_body(input: &mut Input<'_, impl Read>, length: Length) -> Result<Vec<u8>
     }
 }
 
-fn read_chunks(input: &mut Input<'_, impl Read>) -> Result<Vec<u8>, ReadError> {
+fn read_chunks(input: &mut Input<impl Read>) -> Result<Vec<u8>, ReadError> {
     let mut body = Vec::new();
     loop {
         let size = read_chunk_size(input)?;
@@ -323,7 +345,7 @@ fn read_chunks(input: &mut Input<'_, impl Read>) -> Result<Vec<u8>, ReadError> {
     }
 }
 
-fn read_chunk_size(input: &mut Input<'_, impl Read>) -> Result<usize, ReadError> {
+fn read_chunk_size(input: &mut Input<impl Read>) -> Result<usize, ReadError> {
     loop {
         let wrong = || ReadError::Unreadable("the size of a chunk");
         match httparse::parse_chunk_size(input.rest()).map_err(|_| wrong())? {
@@ -338,13 +360,17 @@ fn read_chunk_size(input: &mut Input<'_, impl Read>) -> Result<usize, ReadError>
 }
 
 /// What has been read and not been taken yet.
-struct Input<'a, R> {
-    stream: &'a mut R,
+struct Input<R> {
+    stream: R,
     buffer: Vec<u8>,
     taken: usize,
 }
 
-impl<R: Read> Input<'_, R> {
+impl<R: Read> Input<R> {
+    fn new(stream: R) -> Self {
+        Self { stream, buffer: Vec::with_capacity(4096), taken: 0 }
+    }
+
     fn rest(&self) -> &[u8] {
         &self.buffer[self.taken..]
     }

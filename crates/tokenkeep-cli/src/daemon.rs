@@ -1,5 +1,6 @@
 //! The engine with its API around it: what `serve` and `demo` run.
 
+use crate::api::stream::Streams;
 use crate::api::{self, Api};
 use crate::error::CliError;
 use crate::server::{self, OwnerSocket};
@@ -65,8 +66,8 @@ impl Daemon {
     }
 
     fn serve(keep: TokenKeep, socket: PathBuf, unix: UnixListener, tcp: Option<TcpListener>) -> Self {
-        let api = Api { keep: keep.clone() };
         let (stop, stopped) = watch::channel(false);
+        let api = Api { keep: keep.clone(), streams: Streams::new(stopped.clone()) };
         let mut servers = JoinSet::new();
         let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
         if let Some(tcp) = tcp {
@@ -138,8 +139,11 @@ impl Daemon {
 async fn listeners(socket: &Path, listen: Listen) -> Result<(UnixListener, Option<TcpListener>), CliError> {
     let tcp = bind_tcp(listen).await?;
     let unix = bind_socket(socket).map_err(|error| {
-        CliError::new(format!("the socket {} cannot be made: {error}", socket.display()))
-            .next_step("make the state folder writable for this user, on a file system that has sockets")
+        let told = CliError::new(format!("the socket {} cannot be made: {error}", socket.display()));
+        told.next_step(match error.kind() {
+            io::ErrorKind::AlreadyExists => "look what it is and move it away, then start the daemon again",
+            _ => "make the state folder writable for this user, on a file system that has sockets",
+        })
     })?;
     Ok((unix, tcp))
 }

@@ -6,6 +6,8 @@ pub const STATE_DIR: &str = "TOKENKEEP_STATE_DIR";
 pub const LOG: &str = "TOKENKEEP_LOG";
 /// Set to anything: no colour.
 pub const NO_COLOR: &str = "NO_COLOR";
+/// The width of tables, where standard output is no terminal or another width is wanted.
+pub const COLUMNS: &str = "COLUMNS";
 /// Where state folders live (XDG base directory specification).
 pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 /// The home folder, for the state folder where [`XDG_STATE_HOME`] is not set.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 
 /// The most connections of one listener; more wait in the system's queue.
 pub const CONNECTIONS_MAX: usize = 512;
@@ -20,6 +21,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// The most headers of a request.
 const HEADERS_MAX: usize = 64;
+/// A client that takes nothing of an answer for this long is dropped: it would hold its place for ever.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long accepting pauses after it failed: it does so where file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the end waits for answers in flight.
@@ -79,12 +82,18 @@ fn may_ask(peer: u32, owner: u32) -> bool {
 }
 
 /// Serves `app` until `stop` turns true, then waits for answers in flight, at most [`DRAIN_MAX`].
-pub async fn serve(listener: impl Accept, app: Router, mut stop: watch::Receiver<bool>) {
+pub async fn serve(listener: impl Accept, app: Router, stop: watch::Receiver<bool>) {
+    serve_within(WRITE_TIMEOUT, listener, app, stop).await;
+}
+
+async fn serve_within(write_timeout: Duration, listener: impl Accept, app: Router, mut stop: watch::Receiver<bool>) {
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Some((stream, slot)) = next(&listener, &slots, &mut stop).await {
         let service = TowerToHyperService::new(app.clone());
-        let connection = http().serve_connection(TokioIo::new(stream), service);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(write_timeout));
+        let connection = http().serve_connection(TokioIo::new(Box::pin(stream)), service);
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -171,6 +180,29 @@ mod tests {
         assert!(asked.await.unwrap().ends_with("done"));
         server.await.unwrap();
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_is_dropped() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let endless = || async {
+            let pieces = futures_util::stream::repeat_with(|| Ok::<_, std::convert::Infallible>(vec![0; 64 * 1024]));
+            axum::body::Body::from_stream(pieces)
+        };
+        let (_stop, stopped) = watch::channel(false);
+        let app = Router::new().route("/", get(endless));
+        let server = tokio::spawn(serve_within(Duration::from_millis(100), listener, app, stopped));
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        // Nothing is read, until the server has closed its side: then writing fails.
+        let dropped = async {
+            while stream.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), dropped).await.expect("the connection is closed");
+        server.abort();
     }
 
     #[tokio::test]

@@ -2,51 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::process::{Command, Output, Stdio};
+mod fake;
 
-fn tokenkeep(state_dir: &Path, arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_tokenkeep"))
-        .args(arguments)
-        .env_clear()
-        .env("TOKENKEEP_STATE_DIR", state_dir)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-/// Runs a command against a daemon that gives these answers, one a connection; also what it was asked.
-fn with_daemon(arguments: &[&str], answers: &[(u16, &str)]) -> (Output, Vec<String>) {
-    let folder = tempfile::tempdir().unwrap();
-    let listener = UnixListener::bind(folder.path().join("tokenkeep.sock")).unwrap();
-    let answers: Vec<(u16, String)> = answers.iter().map(|(status, body)| (*status, (*body).to_owned())).collect();
-    let daemon = std::thread::spawn(move || {
-        let mut asked = Vec::new();
-        for (status, body) in answers {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut request = vec![0; 64 * 1024];
-            let size = stream.read(&mut request).unwrap();
-            asked.push(text(&request[..size]).lines().next().unwrap().to_owned());
-            let size = body.len();
-            write!(stream, "HTTP/1.1 {status} X\r\ncontent-length: {size}\r\n\r\n{body}").unwrap();
-        }
-        asked
-    });
-    let output = tokenkeep(folder.path(), arguments);
-    (output, daemon.join().unwrap())
-}
-
-fn problem(status: u16, code: &str) -> String {
-    format!(
-        r#"{{"type":"about:blank","title":"X","status":{status},"detail":"it is so","code":"{code}","next_action":"do it","retry_at":null}}"#
-    )
-}
+use fake::{CONNECTION, page, problem, text, tokenkeep, with_daemon};
+use std::process::{Command, Stdio};
 
 const TOKEN: &str = r#"{"access_token":"secret-1","token_type":"Bearer","expires_at":"2026-11-23T10:00:00Z","expires_in":60,"scope":"a","generation":1,"stale":true,"warnings":["unknown_age"]}"#;
 
@@ -78,8 +37,7 @@ fn problems_decide_the_exit_code() {
 
 #[test]
 fn a_name_that_does_not_exist_is_compared_with_those_that_do() {
-    let connection = r#"{"name":"jira","namespace":"default","provider":"p","status":"needs_reauth","generation":1,"access_expires_at":null,"refresh_due_at":null,"refresh_expires_at":null,"consent_expires_at":null,"last_refreshed_at":null,"attempts":0,"last_error":null,"stats":{"attempted":0,"succeeded":0,"failed":0},"scopes":[],"labels":{}}"#;
-    let page = format!(r#"{{"items":[{connection}],"next_cursor":null}}"#);
+    let page = page(&[CONNECTION]);
     let answers = [(404, &*problem(404, "not_found")), (200, &*page)];
     let (output, _) = with_daemon(&["pause", "jria"], &answers);
     assert_eq!(output.status.code(), Some(3));

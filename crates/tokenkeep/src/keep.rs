@@ -5,6 +5,7 @@ use crate::config::{Config, Declared, Provider, TokenFile};
 use crate::endpoint::http::HttpEndpoint;
 use crate::engine::{Engine, Options, Parts, Started, lock};
 use crate::error::Error;
+use crate::events::Progress;
 use crate::import::{Import, Imported};
 use crate::journal::Journal;
 use crate::journal::file::FileJournal;
@@ -650,6 +651,18 @@ impl TokenKeep {
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
         self.inner.engine.events.subscribe()
+    }
+
+    /// How far each attempt has come, from now on. It is not kept: a receiver that falls behind misses some.
+    #[must_use]
+    pub fn subscribe_progress(&self) -> broadcast::Receiver<Arc<Progress>> {
+        self.inner.engine.events.subscribe_progress()
+    }
+
+    /// The number of the newest event that was published since this instance was opened; 0 for none.
+    #[must_use]
+    pub fn last_event_id(&self) -> u64 {
+        self.inner.engine.events.highest_id()
     }
 
     /// Calls `handler` with every event from now on, on a thread of its own. A slow or panicking handler harms

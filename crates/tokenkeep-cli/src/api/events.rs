@@ -8,6 +8,9 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use tokenkeep::store::EventQuery;
 
+/// What a number of an event is, for messages.
+pub const EVENT_NUMBER: &str = "an event's number";
+
 /// A page: of one connection with `?connection=`, from a time with `?since=`, behind an event with `?after=`.
 pub async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<Page<EventJson>>, Problem> {
     let times = api.times();
@@ -24,8 +27,7 @@ fn read(query: Option<&str>, times: &Times) -> Result<EventQuery, Problem> {
     let namespace = params.namespace()?;
     let connection = params.take("connection")?;
     let number = |text: &str| text.parse().ok();
-    let expected = "an event's number";
-    let after = params.parsed("after", expected, number)?.or(params.parsed("cursor", expected, number)?);
+    let after = params.parsed("after", EVENT_NUMBER, number)?.or(params.parsed("cursor", EVENT_NUMBER, number)?);
     let query = EventQuery {
         after: after.unwrap_or(0),
         since: params.parsed("since", "a time such as 2026-11-23T10:00:00Z", parse_time)?.map(|at| times.steady(at)),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use tokenkeep::events::Progress;
 use tokenkeep::store::{Event, Summary};
 use tokenkeep::{Handed, KeptFile, TokenKeep};
 use tokenkeep_core::failure::next_step_for;
@@ -284,6 +285,53 @@ impl EventJson {
             code: event.code.map(|code| code.as_str().to_owned()),
             message: event.message.clone(),
             data: data.unwrap_or_else(|_| RawValue::NULL.to_owned()),
+        }
+    }
+}
+
+/// The beginning of a stream.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct HelloJson {
+    /// The daemon's time.
+    pub at: Option<String>,
+    /// The number of the newest event.
+    pub last_id: u64,
+}
+
+/// What a reader of a stream shows is to be fetched again.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct ResyncJson {
+    /// `gone`, `unknown` or `behind`.
+    pub reason: String,
+    /// The stream goes on behind this event.
+    pub last_id: u64,
+}
+
+/// How far an attempt has come.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct StepJson {
+    /// The connection's namespace.
+    pub namespace: String,
+    /// The connection's name.
+    pub connection: String,
+    /// Which attempt of it.
+    pub attempt: u64,
+    /// `claimed`, `sent`, `answered`, `stored` or `published`.
+    pub step: String,
+    /// When.
+    pub at: Option<String>,
+}
+
+impl StepJson {
+    /// Of what the engine told.
+    #[must_use]
+    pub fn new(progress: &Progress, times: &Times) -> Self {
+        Self {
+            namespace: progress.connection.namespace().to_owned(),
+            connection: progress.connection.name().to_owned(),
+            attempt: progress.attempt.0,
+            step: progress.milestone.as_str().to_owned(),
+            at: times.text(progress.at),
         }
     }
 }

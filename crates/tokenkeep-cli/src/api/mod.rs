@@ -13,6 +13,7 @@ pub mod json;
 pub mod ndjson;
 pub mod params;
 pub mod problem;
+pub mod stream;
 pub mod summary;
 pub mod token;
 
@@ -22,6 +23,7 @@ use axum::middleware;
 use axum::routing::{get, post};
 use json::Times;
 use problem::Problem;
+use stream::Streams;
 use tokenkeep::{Error, TokenKeep};
 
 /// What every handler has.
@@ -29,6 +31,8 @@ use tokenkeep::{Error, TokenKeep};
 pub struct Api {
     /// The engine.
     pub keep: TokenKeep,
+    /// Who follows the events.
+    pub streams: Streams,
 }
 
 impl Api {
@@ -61,7 +65,8 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/connections/{name}/export", post(export::post))
         // Not below /v1/connections, where it would take a name from somebody.
         .route("/v1/resume-sole-copy", post(connections::resume_sole_copy))
-        .route("/v1/events", get(events::list));
+        .route("/v1/events", get(events::list))
+        .route("/v1/events/stream", get(stream::get));
     with_fallbacks(router).with_state(api)
 }
 

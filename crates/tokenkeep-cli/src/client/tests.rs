@@ -2,7 +2,7 @@ use super::*;
 use axum::http::StatusCode;
 
 /// Gives a byte at a time, so that every place is a place where reading is cut.
-struct Slow<'a>(&'a [u8]);
+pub(super) struct Slow<'a>(pub(super) &'a [u8]);
 
 impl Read for Slow<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {

@@ -7,8 +7,11 @@ use crate::error::{CliError, Exit};
 use crate::output::say;
 use clap::Args;
 
-/// A name.
+/// Of `pause`.
 #[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep pause jira
+  tokenkeep pause jira --namespace team")]
 pub struct NameArgs {
     /// The connection
     #[arg(value_parser = crate::cli::name)]

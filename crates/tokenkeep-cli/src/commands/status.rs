@@ -1,5 +1,9 @@
 //! `tokenkeep status`: what is fresh, what is next, what needs you and why.
 
+mod fleet;
+mod screen;
+mod watch;
+
 use super::{client, exit_of, list, with_suggestion};
 use crate::api::json::{ConnectionJson, SummaryJson};
 use crate::cli::{Common, shown, target};
@@ -15,12 +19,17 @@ use std::fmt::Write as _;
 #[command(before_help = "Examples:
   tokenkeep status
   tokenkeep status jira
+  tokenkeep status --watch                      a live table; q or Ctrl-C ends it
+  tokenkeep status --watch --json | jq .status  a line for each change
   tokenkeep status --json | jq .summary")]
 pub struct StatusArgs {
     /// One connection, in detail
     #[arg(value_parser = crate::cli::name)]
     pub name: Option<String>,
-    /// As JSON: {summary, connections}
+    /// Go on, until interrupted: on a terminal a live table, else a line for each change
+    #[arg(long, short)]
+    pub watch: bool,
+    /// As JSON: {summary, connections}; with --watch a line for each connection that changes
     #[arg(long)]
     pub json: bool,
 }
@@ -38,6 +47,9 @@ struct Status {
 /// The daemon does not answer, or there is no such connection.
 pub fn run(common: &Common, args: &StatusArgs) -> Result<Exit, CliError> {
     let client = client(common)?;
+    if args.watch {
+        return watch::run(&client, common, args);
+    }
     let connections = match &args.name {
         Some(name) => vec![one(&client, common, name)?],
         None => client.pages(&format!("/v1/connections?namespace={}", encode(&common.namespace)))?,
@@ -53,7 +65,7 @@ pub fn run(common: &Common, args: &StatusArgs) -> Result<Exit, CliError> {
     if args.json {
         output::write_json(&status)?;
     } else {
-        output::write(&overview(&status, output::now_ms()))?;
+        output::write(&overview(&status, output::now_ms(), output::width()))?;
     }
     Ok(exit)
 }
@@ -66,24 +78,12 @@ fn one(client: &Client, common: &Common, name: &str) -> Result<ConnectionJson, C
 }
 
 /// Counts, a line for each connection, and below what needs somebody.
-fn overview(status: &Status, now_ms: i64) -> String {
+fn overview(status: &Status, now_ms: i64, width: Option<usize>) -> String {
     let Status { summary, connections } = status;
-    let counts = summary.by_status.iter().filter(|(_, count)| **count > 0);
-    let counts: Vec<String> = counts.map(|(status, count)| format!("{count} {status}")).collect();
-    let noun = if summary.total == 1 { "connection" } else { "connections" };
-    let mut text = format!("{} {noun}", summary.total);
-    if !counts.is_empty() {
-        // Writing to a String cannot fail, here and below.
-        let _ = write!(text, ": {}", counts.join(", "));
-    }
-    let _ = writeln!(
-        text,
-        "\nnext refresh {}, first expiry {}",
-        relative(summary.next_refresh_at.as_deref(), now_ms),
-        relative(summary.earliest_expiry_at.as_deref(), now_ms)
-    );
+    let mut text = counts(summary, now_ms);
     if !connections.is_empty() {
-        let _ = write!(text, "\n{}", list::table(connections, now_ms));
+        // Writing to a String cannot fail, here and below.
+        let _ = write!(text, "\n{}", list::table(connections, now_ms, width));
     }
     for connection in connections {
         if let Some(error) = &connection.last_error {
@@ -95,6 +95,21 @@ fn overview(status: &Status, now_ms: i64) -> String {
         }
     }
     text
+}
+
+/// How many there are of each status, and what is next.
+fn counts(summary: &SummaryJson, now_ms: i64) -> String {
+    let counts = summary.by_status.iter().filter(|(_, count)| **count > 0);
+    let counts: Vec<String> = counts.map(|(status, count)| format!("{count} {status}")).collect();
+    let noun = if summary.total == 1 { "connection" } else { "connections" };
+    let colon = if counts.is_empty() { "" } else { ": " };
+    format!(
+        "{} {noun}{colon}{}\nnext refresh {}, first expiry {}\n",
+        summary.total,
+        counts.join(", "),
+        relative(summary.next_refresh_at.as_deref(), now_ms),
+        relative(summary.earliest_expiry_at.as_deref(), now_ms)
+    )
 }
 
 /// Everything about one connection, a line each.
@@ -167,7 +182,7 @@ mod tests {
             next_refresh_at: None,
             earliest_expiry_at: Some("2026-11-23T11:00:00Z".to_owned()),
         };
-        let text = overview(&Status { summary, connections: vec![failed()] }, now());
+        let text = overview(&Status { summary, connections: vec![failed()] }, now(), None);
         assert!(text.starts_with("1 connection: 1 needs_reauth\nnext refresh -, first expiry in 1h 0m\n"), "{text}");
         assert!(text.ends_with("\njira: The provider says no.\n  next: Sign in again.\n"), "{text}");
     }
@@ -185,7 +200,7 @@ mod tests {
         assert!(text.contains(said) && text.contains("                    The token file /app"), "{text}");
         let summary =
             SummaryJson { total: 1, by_status: BTreeMap::new(), next_refresh_at: None, earliest_expiry_at: None };
-        let text = overview(&Status { summary, connections: vec![connection] }, now());
+        let text = overview(&Status { summary, connections: vec![connection] }, now(), None);
         assert!(text.ends_with("\njira: The token file /app/token.json is not current.\n"), "{text}");
     }
 

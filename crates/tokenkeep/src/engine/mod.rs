@@ -10,7 +10,7 @@ mod refresh;
 use crate::clock::{Clock, Dice};
 use crate::config::Provider;
 use crate::endpoint::Endpoint;
-use crate::events::Events;
+use crate::events::{Events, Milestone, Progress};
 use crate::journal::{Journal, JournalError};
 use crate::store::{CLAIM_BATCH_MAX, ClaimOne, Event, EventKind, NewEvent, Quota, Store, StoreError, Work};
 use crate::tokens::{CACHED_TOKENS_MAX, Hot, Tokens};
@@ -563,6 +563,15 @@ impl Engine {
             lock(&self.admission).resumed(&admission::lane_key(provider), self.now());
             self.wake();
         }
+    }
+
+    fn progress(&self, connection: &Connection, milestone: Milestone) {
+        self.events.progress(|| Progress {
+            connection: connection.key.clone(),
+            attempt: connection.attempt,
+            milestone,
+            at: self.now(),
+        });
     }
 
     /// What a commit made is durable: the read path and the listeners may have it.

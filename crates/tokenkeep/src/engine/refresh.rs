@@ -9,6 +9,7 @@
 use super::{Engine, Flight};
 use crate::config::Provider;
 use crate::endpoint::{Reuse, SendFailure, TOTAL_TIMEOUT};
+use crate::events::Milestone;
 use crate::journal::Slot;
 use crate::store::{Commit, Committed, HoldChange, Work};
 use crate::token_file::format::stated_life;
@@ -29,6 +30,7 @@ pub const COMMIT_RETRY_EVERY: Duration = Duration::from_secs(1);
 /// Makes the one attempt that `work`'s claim allows, and sees it through to its commit.
 pub(super) async fn refresh(engine: &Engine, provider: &Provider, work: Work, flight: &Flight) {
     let connection = &work.connection;
+    engine.progress(connection, Milestone::Claimed);
     if connection.renewal == Renewal::Impossible {
         let step = engine.decide(provider, Timestamp::EPOCH, |context| lifecycle::not_renewable(connection, context));
         return settle(engine, &work, step, None, 0).await;
@@ -64,9 +66,11 @@ pub(super) async fn refresh(engine: &Engine, provider: &Provider, work: Work, fl
         engine.journal_failed(&error);
         return give_up_for_now(engine, provider, &work, &error.to_string()).await;
     }
+    engine.progress(connection, Milestone::Sent);
     let (observation, sequence) = match channel.send(request, timeout_for(&rules)).await {
         Ok(answer) => {
             let journaled = engine.parts.journal.answer(place.slot(), attempt, sent_at, &answer).await;
+            engine.progress(connection, Milestone::Answered);
             // Where it could not be kept, the answer lives on in memory; the commit below may still save it.
             let sequence = journaled.map(|()| place.slot().sequence).inspect_err(|error| engine.journal_failed(error));
             (Observation::Answer(answer), sequence.unwrap_or(0))
@@ -128,7 +132,9 @@ pub(super) async fn settle(engine: &Engine, work: &Work, step: Step, tokens: Opt
         let commit = commit_of(work, &step, tokens.as_ref(), sequence);
         match engine.parts.store.commit(commit).await {
             Ok(Committed::Applied(connection, events)) => {
-                return engine.publish(*connection, tokens.take(), events);
+                engine.progress(&work.connection, Milestone::Stored);
+                engine.publish(*connection, tokens.take(), events);
+                return engine.progress(&work.connection, Milestone::Published);
             }
             Ok(Committed::Superseded | Committed::Gone) => {
                 return tracing::info!(connection = %work.connection.key, attempt = work.connection.attempt.0, "answer for a superseded grant or a removed connection: not applied");
