@@ -1,5 +1,6 @@
 //! What [`TokenKeep::open`](crate::TokenKeep::open) needs to know.
 
+use crate::keys::KeySource;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +22,8 @@ pub const REFRESH_IN_FLIGHT_MAX: u32 = 64;
 pub struct Config {
     /// Where database, journal, key and lock live. Made when it is missing, mode 0700.
     pub state_dir: PathBuf,
+    /// Where the master key comes from.
+    pub master_key: KeySource,
     /// How eager refreshing is.
     pub policy: Policy,
     /// The providers that connections may name.
@@ -39,6 +42,7 @@ impl Config {
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
         Self {
             state_dir: state_dir.into(),
+            master_key: KeySource::default(),
             policy: Policy::default(),
             providers: Vec::new(),
             connections: Vec::new(),

@@ -1,5 +1,6 @@
 //! Tokenkeep keeps OAuth 2.0 tokens fresh in the background.
 
+pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod endpoint;
@@ -9,6 +10,8 @@ pub mod events;
 mod import;
 pub mod journal;
 pub mod keep;
+pub mod keys;
+mod rotation;
 pub mod seal;
 pub mod store;
 mod tokens;
@@ -17,5 +20,7 @@ pub use config::{Config, Provider};
 pub use error::Error;
 pub use import::{Import, Imported, TOKEN_SET_BYTES_MAX};
 pub use keep::{RefreshAsk, Refreshed, TokenAsk, TokenKeep};
+pub use keys::{KeySource, MasterKey};
+pub use rotation::{KeyState, Rotation};
 pub use tokenkeep_core as core;
 pub use tokens::{CACHED_TOKENS_MAX, Handed, Token, Warning};
