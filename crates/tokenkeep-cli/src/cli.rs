@@ -3,15 +3,18 @@
 //! What a command takes alone stands in its own file in [`crate::commands`], its help with examples first.
 
 use crate::commands::{
+    backup::BackupArgs,
     demo::DemoArgs,
     events::EventsArgs,
     import::ImportArgs,
     list::ListArgs,
+    master_key::MasterKeyArgs,
     mock_provider::MockArgs,
     pause::{NameArgs, ResumeArgs},
     providers::ProvidersArgs,
     refresh::RefreshArgs,
     remove::RemoveArgs,
+    restore::RestoreArgs,
     serve::ServeArgs,
     status::StatusArgs,
     token::TokenArgs,
@@ -106,6 +109,12 @@ pub enum Command {
     Remove(RemoveArgs),
     /// The history
     Events(EventsArgs),
+    /// Which key seals everything, and a new one for it
+    MasterKey(MasterKeyArgs),
+    /// One sealed file with everything but the master key
+    Backup(BackupArgs),
+    /// A backup into a new state folder
+    Restore(RestoreArgs),
     /// The catalogue of known providers
     Providers(ProvidersArgs),
     /// A provider that misbehaves on request, in the foreground
@@ -217,6 +226,12 @@ mod tests {
             "events jira --follow --since 1h --json",
             "mock-provider --rotation grace:600 --access-ttl 60s --seed 7",
             "providers atlassian --json",
+            "master-key rotate",
+            "master-key status --json",
+            "backup --output f",
+            "backup -o -",
+            "restore f --key-file k --state-dir d",
+            "restore f --config c",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
         }
@@ -244,6 +259,10 @@ mod tests {
             "mock-provider --rotation sometimes",
             "demo --access-ttl 0s",
             "list -n a/b",
+            "master-key",
+            "backup",
+            "restore",
+            "restore f --key-file k --config c",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

@@ -19,7 +19,6 @@ use aws_lc_rs::{digest, rand};
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use tokenkeep_core::Timestamp;
 
 const MAGIC: [u8; 8] = *b"TKBACKUP";
@@ -175,7 +174,7 @@ impl Part {
 pub struct Backup {
     copy: PathBuf,
     header: Header,
-    sealer: Arc<Sealer>,
+    sealer: Sealer,
 }
 
 impl std::fmt::Debug for Backup {
@@ -194,7 +193,7 @@ impl Drop for Backup {
 
 impl Backup {
     /// Of a copy that is already made, and is removed at the end.
-    pub(crate) fn of(copy: PathBuf, sealer: Arc<Sealer>, made_at: Timestamp) -> Self {
+    pub(crate) fn of(copy: PathBuf, sealer: Sealer, made_at: Timestamp) -> Self {
         let mut number = [0; 16];
         rand::fill(&mut number).expect("the operating system gives random bytes");
         let header = Header { schema: schema_version(), key_check: sealer.check_value(), number, made_at };

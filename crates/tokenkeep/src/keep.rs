@@ -640,7 +640,8 @@ impl TokenKeep {
         let _no_rotation = folder.rotator.hold_off().await?;
         let copy = folder.path.join(format!("{COPY_PREFIX}{:016x}", random_number()));
         folder.store.copy_to(&copy).await?;
-        Ok(Backup::of(copy, folder.rotator.sealer(), self.clock().wall()))
+        // A rotation may begin while it is written out.
+        Ok(Backup::of(copy, folder.rotator.sealer().pinned(), self.clock().wall()))
     }
 
     fn folder(&self) -> Result<&Folder, Error> {

@@ -231,9 +231,7 @@ impl KeyFiles {
     pub(crate) fn load(&self, sealed: &[&Path]) -> Result<Found, KeyError> {
         let is_new = self.source.is_ours() && !self.own().exists() && !sealed.iter().any(|file| file.exists());
         if is_new {
-            let configured = MasterKey::generate();
-            write_whole(&self.own(), configured.expose())?;
-            return Ok(Found { configured, next: None });
+            return Ok(Found { configured: create_file(&self.own())?, next: None });
         }
         let next = self.next();
         let next = if next.exists() { Some(read_file(&next)?) } else { None };
@@ -283,6 +281,19 @@ impl KeyFiles {
         replace(&next, &self.own()).map_err(file_error(&self.own()))?;
         Ok(Lie::Replaced)
     }
+}
+
+/// Puts a new key into a file, mode 0600, durably.
+///
+/// # Errors
+/// [`KeyError::File`]: it exists, or cannot be written.
+pub fn create_file(path: &Path) -> Result<MasterKey, KeyError> {
+    if path.symlink_metadata().is_ok() {
+        return Err(file_error(path)(io::ErrorKind::AlreadyExists.into()));
+    }
+    let key = MasterKey::generate();
+    write_whole(path, key.expose())?;
+    Ok(key)
 }
 
 /// Reads a key from a file that only its owner may read.
@@ -400,6 +411,7 @@ mod tests {
         let (path, files) = (folder.path().join("master.key"), KeyFiles::new(folder.path(), KeySource::StateFolder));
         let made = files.load(&[]).unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(matches!(create_file(&path), Err(KeyError::File { .. })));
         let again = files.load(&[]).unwrap();
         assert_eq!(again.configured.check_value(), made.configured.check_value());
         mode(&path, 0o644);

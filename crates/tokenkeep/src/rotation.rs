@@ -144,8 +144,8 @@ impl Rotator {
         }
     }
 
-    pub(crate) fn sealer(&self) -> Arc<Sealer> {
-        Arc::clone(&self.sealer)
+    pub(crate) fn sealer(&self) -> &Sealer {
+        &self.sealer
     }
 
     /// The key and how far its rotation is.

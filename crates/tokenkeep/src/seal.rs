@@ -147,6 +147,12 @@ impl Sealer {
         Self { ring: RwLock::new(Ring { current, others }), fingerprints }
     }
 
+    /// A sealer that stays with the key that is current now.
+    #[must_use]
+    pub fn pinned(&self) -> Self {
+        Self::on(self.current(), Vec::new())
+    }
+
     /// A value that tells the current master key from another and nothing else about it.
     #[must_use]
     pub fn check_value(&self) -> CheckValue {

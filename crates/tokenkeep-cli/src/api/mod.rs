@@ -3,6 +3,7 @@
 //! Whoever reaches the socket is this user or root, and may do everything. TCP has no sign-in yet,
 //! so it serves only what holds no secret and changes nothing.
 
+pub mod admin;
 pub mod connections;
 pub mod events;
 pub mod guard;
@@ -59,6 +60,9 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/connections/{name}/resume", post(connections::resume))
         // Not below /v1/connections, where it would take a name from somebody.
         .route("/v1/resume-sole-copy", post(connections::resume_sole_copy))
+        .route("/v1/admin/master-key", get(admin::master_key))
+        .route("/v1/admin/master-key/rotate", post(admin::rotate))
+        .route("/v1/admin/backup", post(admin::backup))
         .route("/v1/events", get(events::list));
     with_fallbacks(router).with_state(api)
 }

@@ -59,7 +59,7 @@ async fn serve(config: tokenkeep::Config, listen: Listen) -> Result<(), CliError
 }
 
 /// The configuration, or without one the environment and the defaults.
-fn settings(path: Option<&Path>) -> Result<Settings, CliError> {
+pub(super) fn settings(path: Option<&Path>) -> Result<Settings, CliError> {
     let text = path.map(read).transpose()?.unwrap_or_default();
     let file = |path: &Path| fs::read_to_string(path);
     let sources = Sources { env: &env::read, file: &file };

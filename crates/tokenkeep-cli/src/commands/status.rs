@@ -82,6 +82,9 @@ fn overview(status: &Status, now_ms: i64) -> String {
         relative(summary.next_refresh_at.as_deref(), now_ms),
         relative(summary.earliest_expiry_at.as_deref(), now_ms)
     );
+    if let Some(rotation) = &summary.master_key_rotation {
+        let _ = writeln!(text, "master key rotation: {}", super::master_key::progress(rotation));
+    }
     if !connections.is_empty() {
         let _ = write!(text, "\n{}", list::table(connections, now_ms));
     }
@@ -156,6 +159,7 @@ mod tests {
             by_status: BTreeMap::from([("fresh".to_owned(), 0), ("needs_reauth".to_owned(), 1)]),
             next_refresh_at: None,
             earliest_expiry_at: Some("2026-11-23T11:00:00Z".to_owned()),
+            master_key_rotation: None,
         };
         let text = overview(&Status { summary, connections: vec![failed()] }, now());
         assert!(text.starts_with("1 connection: 1 needs_reauth\nnext refresh -, first expiry in 1h 0m\n"), "{text}");

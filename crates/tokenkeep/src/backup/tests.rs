@@ -209,6 +209,25 @@ async fn a_backup_holds_no_token_in_any_encoding_and_leaves_no_copy() {
     assert!(holds(b"TKBACKUP"));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_while_it_is_written_out_leaves_it_under_the_key_of_its_making() {
+    let made = Made::new().await;
+    let former = made.key();
+    let keep = TokenKeep::open(config(&made.target("state"))).await.unwrap();
+    let backup = keep.backup().await.unwrap();
+    keep.rotate_master_key().await.unwrap();
+    while keep.master_key().unwrap().rotation.is_some() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let file = made.target("later.backup");
+    backup.write(&mut File::create_new(&file).unwrap()).unwrap();
+    drop(backup);
+    keep.shutdown().await;
+    let new = restore(&file, &made.target("second"), KeySource::StateFolder, Some(made.key())).unwrap_err();
+    assert!(matches!(new, Error::Backup(BackupError::OtherKey { .. })), "{new}");
+    restore(&file, &made.target("second"), KeySource::StateFolder, Some(former)).unwrap();
+}
+
 /// A disk that is full after so many bytes.
 struct Full(usize);
 
