@@ -124,8 +124,7 @@ fn refresh_until(socket: &Path, stop: &AtomicBool) {
     }
 }
 
-/// Every sealed value in the database's files names this key: they begin with 1, 1 and the key's id. The lengths before
-/// them are unknown, so this looks for sealed values by the ids that occur often.
+/// Every sealed value of the database names this key.
 fn only_this_key_seals(folder: &Path, key_id: u32) {
     let database = rusqlite::Connection::open(folder.join("tokenkeep.db")).expect("a database");
     let sql =

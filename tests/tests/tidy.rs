@@ -160,6 +160,7 @@ fn secrets_are_shown_only_where_they_must_be() {
         "tokenkeep-core/src/oauth/",
         "tokenkeep/src/endpoint/",
         "tokenkeep/src/seal.rs",
+        "tokenkeep/src/keys.rs",
         "tokenkeep/src/import.rs",
         "tokenkeep/src/keep.rs",
         "tokenkeep/src/store/",

@@ -11,7 +11,7 @@
 //! it is.
 
 use crate::error::Error;
-use crate::keys::{KeyFiles, KeySource, MASTER_KEY_FILE, MasterKey, sync_folder_of, write_whole};
+use crate::keys::{KeyFiles, KeySource, MASTER_KEY_FILE, MasterKey, sync_folder_of, write_file};
 use crate::seal::{CheckValue, OVERHEAD_BYTES, Sealer};
 use crate::store::lock::{LOCK_FILE, StateLock};
 use crate::store::sqlite::{known_version, mark_restored};
@@ -456,7 +456,7 @@ fn write(
     let draft = state_dir.join(DRAFT_FILE);
     let written = write_draft(backup, &draft, sealer, given).and_then(|restored| {
         if let Some(key) = key {
-            write_whole(&state_dir.join(MASTER_KEY_FILE), key.expose())?;
+            write_file(&state_dir.join(MASTER_KEY_FILE), key)?;
         }
         let path = state_dir.join(DATABASE);
         let folder = |cause| Error::Folder { path: path.clone(), cause };

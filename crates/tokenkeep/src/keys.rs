@@ -262,7 +262,12 @@ impl KeyFiles {
         if !self.source.is_ours() && self.configured()?.check_value() != current {
             return Err(KeyError::NotTakenOver { configured: self.source.to_string(), next: self.next() });
         }
-        write_whole(&self.next(), next.expose())
+        if self.source.is_ours() {
+            return write_file(&self.next(), next);
+        }
+        // As text, which can be put wherever a key comes from.
+        let text = Zeroizing::new(STANDARD.encode(next.expose()) + "\n");
+        write_whole(&self.next(), text.as_bytes())
     }
 
     /// Brings the files into the state that belongs to a database without a rotation, whose key has this check value:
@@ -292,8 +297,13 @@ pub fn create_file(path: &Path) -> Result<MasterKey, KeyError> {
         return Err(file_error(path)(io::ErrorKind::AlreadyExists.into()));
     }
     let key = MasterKey::generate();
-    write_whole(path, key.expose())?;
+    write_file(path, &key)?;
     Ok(key)
+}
+
+/// Puts this key into a file, in place of whatever is there.
+pub(crate) fn write_file(path: &Path, key: &MasterKey) -> Result<(), KeyError> {
+    write_whole(path, key.expose())
 }
 
 /// Reads a key from a file that only its owner may read.
@@ -330,7 +340,7 @@ fn check_mode(path: &Path, file: &File) -> Result<(), KeyError> {
 }
 
 /// Writes a key file, mode 0600: it appears whole and durable, or not at all.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), KeyError> {
     let write = || {
         let mut draft = path.as_os_str().to_owned();
         draft.push(".new");

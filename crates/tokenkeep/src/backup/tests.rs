@@ -167,7 +167,20 @@ async fn every_flipped_byte_and_every_cut_is_noticed_before_anything_is_written(
     let sum = crc32fast::hash(&newer[..HEADER_BYTES - 4]).to_le_bytes();
     newer[HEADER_BYTES - 4..].copy_from_slice(&sum);
     assert!(refused(&newer, "newer").contains("format version 9"));
-    // A frame of another backup under the same key does not fit.
+    // Somebody who can make check sums still cannot say when it was made, nor put frames in another order.
+    let mut later = whole.clone();
+    later[50] ^= 1;
+    let sum = crc32fast::hash(&later[..HEADER_BYTES - 4]).to_le_bytes();
+    later[HEADER_BYTES - 4..HEADER_BYTES].copy_from_slice(&sum);
+    assert!(refused(&later, "later").contains("frame 0 was changed"));
+    let (head, frames) = whole.split_at(HEADER_BYTES);
+    let name_bytes = 5 + OVERHEAD_BYTES + DATABASE.len();
+    let (name, rest) = frames.split_at(name_bytes);
+    let (first, rest) = rest.split_at(5 + SEALED_BYTES_MAX);
+    // The second piece is shorter, so its own head says where it ends.
+    let length = u32::from_le_bytes(rest[1..5].try_into().unwrap()) as usize;
+    let (second, rest) = rest.split_at(5 + length);
+    assert!(refused(&[head, name, second, first, rest].concat(), "swapped").contains("frame 1"));
     std::fs::write(&made.file, &whole).unwrap();
     made.restore("second").unwrap();
 }
@@ -188,7 +201,7 @@ async fn a_wrong_key_and_a_folder_in_use_are_refused() {
     // The key may lie there already.
     let prepared = made.target("prepared");
     std::fs::create_dir(&prepared).unwrap();
-    write_whole(&prepared.join(MASTER_KEY_FILE), made.key().expose()).unwrap();
+    write_file(&prepared.join(MASTER_KEY_FILE), &made.key()).unwrap();
     restore(&made.file, &prepared, KeySource::StateFolder, None).unwrap();
     let keep = TokenKeep::open(config(&prepared)).await.unwrap();
     keep.shutdown().await;

@@ -210,7 +210,7 @@ fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 async fn a_key_from_elsewhere_waits_until_its_source_gives_the_new_one() {
     let (folder, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let source = elsewhere.path().join("key");
-    crate::keys::write_whole(&source, MasterKey::generate().expose()).unwrap();
+    crate::keys::write_file(&source, &MasterKey::generate()).unwrap();
     let config = || Config { master_key: KeySource::File(source.clone()), ..config(folder.path()) };
     let next = folder.path().join(NEXT_KEY_FILE);
     let keep = TokenKeep::open(config()).await.unwrap();
