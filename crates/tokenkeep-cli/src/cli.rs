@@ -3,6 +3,7 @@
 //! What a command takes alone stands in its own file in [`crate::commands`], its help with examples first.
 
 use crate::commands::{
+    backup::BackupArgs,
     completions::CompletionsArgs,
     credential::CredentialArgs,
     demo::DemoArgs,
@@ -13,11 +14,13 @@ use crate::commands::{
     import::ImportArgs,
     list::ListArgs,
     man::ManArgs,
+    master_key::MasterKeyArgs,
     mock_provider::MockArgs,
     pause::{NameArgs, ResumeArgs},
     providers::ProvidersArgs,
     refresh::RefreshArgs,
     remove::RemoveArgs,
+    restore::RestoreArgs,
     serve::ServeArgs,
     status::StatusArgs,
     token::TokenArgs,
@@ -118,6 +121,12 @@ pub enum Command {
     Remove(RemoveArgs),
     /// The history
     Events(EventsArgs),
+    /// Which key seals everything, and a new one for it
+    MasterKey(MasterKeyArgs),
+    /// One sealed file with everything but the master key
+    Backup(BackupArgs),
+    /// A backup into a new state folder
+    Restore(RestoreArgs),
     /// The catalogue of known providers
     Providers(ProvidersArgs),
     /// What is wrong with this installation, and how to mend it
@@ -251,6 +260,12 @@ mod tests {
             "events --follow --exec cmd --flag",
             "mock-provider --rotation grace:600 --access-ttl 60s --seed 7",
             "providers atlassian --json",
+            "master-key rotate",
+            "master-key status --json",
+            "backup --output f",
+            "backup -o -",
+            "restore f --key-file k --state-dir d",
+            "restore f --config c",
         ] {
             assert!(parse(line).is_ok(), "{line}: {:?}", parse(line).err());
         }
@@ -289,6 +304,10 @@ mod tests {
             "list -n a/b",
             "list --status hold",
             "events --json --exec cmd",
+            "master-key",
+            "backup",
+            "restore",
+            "restore f --key-file k --config c",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

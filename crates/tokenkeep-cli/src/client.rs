@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -51,6 +51,15 @@ pub struct Answer {
     pub status: u16,
     /// The body.
     pub body: Vec<u8>,
+}
+
+/// What became of a body that was given on as it came.
+#[derive(Debug)]
+pub enum Received {
+    /// It was taken whole: so many bytes.
+    Whole(u64),
+    /// Whoever was to take it did not.
+    NotTaken(io::Error),
 }
 
 impl Client {
@@ -107,20 +116,42 @@ impl Client {
         if (200..300).contains(&answer.status) { Ok(answer) } else { Err(answer.problem()) }
     }
 
-    fn exchange(&self, request: Request<'_>) -> Result<Answer, CliError> {
+    /// Posts, and gives the body of a success to `into` as it comes. Whatever was taken before an error is no answer.
+    ///
+    /// # Errors
+    /// As [`Client::get`]; [`Received::NotTaken`] where `into` does not take it.
+    pub fn receive(&self, target: &str, timeout: Duration, into: &mut impl Write) -> Result<Received, CliError> {
+        let request = Request { method: "POST", target, body: None, timeout };
+        let stream = self.connect(&request)?;
+        let asked = write_request(&stream, &request).map_err(ReadError::Io);
+        match asked.and_then(|()| receive(&mut &stream, into)) {
+            Ok(received) => received,
+            Err(ReadError::Io(error)) => Err(broken(&error, timeout)),
+            Err(ReadError::Unreadable(why)) => Err(self.unreadable(why)),
+        }
+    }
+
+    fn connect(&self, request: &Request<'_>) -> Result<UnixStream, CliError> {
         let stream = UnixStream::connect(&self.socket).map_err(|error| self.no_daemon(&error))?;
+        self.set_timeouts(&stream, request.timeout).map_err(|error| broken(&error, request.timeout))?;
+        Ok(stream)
+    }
+
+    fn unreadable(&self, why: &str) -> CliError {
+        CliError::new(format!("the answer is no HTTP that this client knows: {why}"))
+            .evidence(self.socket.display().to_string())
+    }
+
+    fn exchange(&self, request: Request<'_>) -> Result<Answer, CliError> {
+        let stream = self.connect(&request)?;
         let broken = |error: &io::Error| broken(error, request.timeout);
-        self.set_timeouts(&stream, request.timeout).map_err(|error| broken(&error))?;
         let wrote = write_request(&stream, &request);
         // A daemon that refuses a body answers before it has read it, so the answer counts.
         match (read_answer(&mut &stream), wrote) {
             (Ok(answer), _) => Ok(answer),
             (Err(_), Err(error)) => Err(broken(&error)),
             (Err(ReadError::Io(error)), Ok(())) => Err(broken(&error)),
-            (Err(ReadError::Unreadable(why)), Ok(())) => {
-                Err(CliError::new(format!("the answer is no HTTP that this client knows: {why}"))
-                    .evidence(self.socket.display().to_string()))
-            }
+            (Err(ReadError::Unreadable(why)), Ok(())) => Err(self.unreadable(why)),
         }
     }
 
@@ -286,6 +317,24 @@ fn read_answer(stream: &mut impl Read) -> Result<Answer, ReadError> {
     }
 }
 
+/// Reads an answer whose body may be large. The inner error is the daemon's problem.
+fn receive(stream: &mut impl Read, into: &mut impl Write) -> Result<Result<Received, CliError>, ReadError> {
+    let mut input = Input { stream, buffer: Vec::with_capacity(4096), taken: 0 };
+    let (status, length) = read_head(&mut input)?;
+    if !(200..300).contains(&status) {
+        return Ok(Err(Answer { status, body: read_body(&mut input, length)? }.problem()));
+    }
+    let Length::Chunked = length else { return Err(ReadError::Unreadable("its transfer coding")) };
+    let mut bytes = 0;
+    while let Some(chunk) = read_chunk(&mut input, BODY_MAX)? {
+        if let Err(error) = into.write_all(&chunk) {
+            return Ok(Ok(Received::NotTaken(error)));
+        }
+        bytes += chunk.len() as u64;
+    }
+    Ok(Ok(Received::Whole(bytes)))
+}
+
 fn read_head(input: &mut Input<impl Read>) -> Result<(u16, Length), ReadError> {
     loop {
         let mut headers = [httparse::EMPTY_HEADER; 64];
@@ -329,20 +378,26 @@ fn read_body(input: &mut Input<impl Read>, length: Length) -> Result<Vec<u8>, Re
 
 fn read_chunks(input: &mut Input<impl Read>) -> Result<Vec<u8>, ReadError> {
     let mut body = Vec::new();
-    loop {
-        let size = read_chunk_size(input)?;
-        if size > BODY_MAX - body.len() {
-            return Err(ReadError::Unreadable("its length"));
-        }
-        if size == 0 {
-            // Trailers, if any, are of no interest, and the connection ends here.
-            return Ok(body);
-        }
-        body.extend_from_slice(&input.take(size)?);
-        if input.take(2)? != b"\r\n" {
-            return Err(ReadError::Unreadable("the end of a chunk"));
-        }
+    while let Some(chunk) = read_chunk(input, BODY_MAX - body.len())? {
+        body.extend_from_slice(&chunk);
     }
+    Ok(body)
+}
+
+/// One chunk; `None` at the end. Trailers, if any, are of no interest, and the connection ends here.
+fn read_chunk(input: &mut Input<impl Read>, bytes_max: usize) -> Result<Option<Vec<u8>>, ReadError> {
+    let size = read_chunk_size(input)?;
+    if size > bytes_max {
+        return Err(ReadError::Unreadable("its length"));
+    }
+    if size == 0 {
+        return Ok(None);
+    }
+    let chunk = input.take(size)?;
+    if input.take(2)? != b"\r\n" {
+        return Err(ReadError::Unreadable("the end of a chunk"));
+    }
+    Ok(Some(chunk))
 }
 
 fn read_chunk_size(input: &mut Input<impl Read>) -> Result<usize, ReadError> {

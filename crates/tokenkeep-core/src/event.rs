@@ -25,11 +25,13 @@ pub enum EventKind {
     SystemStopped,
     StorageDegraded,
     WorkerRestarted,
+    KeyRotationStarted,
+    KeyRotated,
 }
 
 impl EventKind {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Connected,
         Self::Refreshed,
         Self::RefreshFailed,
@@ -47,6 +49,8 @@ impl EventKind {
         Self::SystemStopped,
         Self::StorageDegraded,
         Self::WorkerRestarted,
+        Self::KeyRotationStarted,
+        Self::KeyRotated,
     ];
 
     /// The event's `type`.
@@ -70,6 +74,8 @@ impl EventKind {
             Self::SystemStopped => "system.stopped",
             Self::StorageDegraded => "system.storage_degraded",
             Self::WorkerRestarted => "system.worker_restarted",
+            Self::KeyRotationStarted => "system.key_rotation_started",
+            Self::KeyRotated => "system.key_rotated",
         }
     }
 

@@ -88,8 +88,8 @@ catalogue! {
         "Add the provider to the configuration again, then restart the daemon.";
     ProviderHeld = "provider_held", "Another connection of the same provider and client found the client misconfigured.",
         "Mend the provider's client in the configuration; one probe every 15 minutes finds out by itself.";
-    RestoredCopy = "restored_copy", "The database is older than the journal: its refresh tokens may have been used already.",
-        "If no other copy of this database runs, `tokenkeep resume --all-sole-copy`; else sign in again.";
+    RestoredCopy = "restored_copy", "The database is a restored copy: its refresh tokens may have been used since it was made.",
+        "If no other copy of this database runs, `tokenkeep resume NAME` tries this one, and `tokenkeep resume --all-sole-copy` all; else sign in again.";
     Interrupted = "interrupted", "The attempt ended before anything was sent.",
         "Nothing to do: Tokenkeep tries again.";
     AnswerLost = "answer_lost", "The process ended between sending the request and keeping its answer.",

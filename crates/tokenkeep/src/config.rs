@@ -1,5 +1,6 @@
 //! What [`TokenKeep::open`](crate::TokenKeep::open) needs to know.
 
+use crate::keys::KeySource;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -23,6 +24,8 @@ pub const TOKEN_FILES_MAX: usize = 256;
 pub struct Config {
     /// Where database, journal, key and lock live. Made when it is missing, mode 0700.
     pub state_dir: PathBuf,
+    /// Where the master key comes from.
+    pub master_key: KeySource,
     /// How eager refreshing is.
     pub policy: Policy,
     /// The providers that connections may name.
@@ -41,6 +44,7 @@ impl Config {
     pub fn new(state_dir: impl Into<PathBuf>) -> Self {
         Self {
             state_dir: state_dir.into(),
+            master_key: KeySource::default(),
             policy: Policy::default(),
             providers: Vec::new(),
             connections: Vec::new(),

@@ -1,6 +1,7 @@
 //! What can go wrong for a caller, named by what the caller can do about it.
 
-use crate::seal::KeyError;
+use crate::backup::BackupError;
+use crate::keys::KeyError;
 use crate::store::StoreError;
 use std::path::PathBuf;
 use tokenkeep_core::model::{ConnectionKey, LastError, Status};
@@ -53,6 +54,17 @@ pub enum Error {
     /// The master key.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// A backup.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// A rotation of the master key goes on, and this has to wait for its end.
+    #[error("the master key is being rotated ({resealed} of {total} token sets are done)")]
+    Rotating {
+        /// How many token sets are done.
+        resealed: u64,
+        /// How many there are.
+        total: u64,
+    },
     /// The journal.
     #[error("{0}")]
     Journal(String),

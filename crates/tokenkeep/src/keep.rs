@@ -1,5 +1,6 @@
 //! [`TokenKeep`]: the library's face.
 
+use crate::backup::Backup;
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::config::{Config, Declared, Provider, TokenFile};
 use crate::endpoint::http::HttpEndpoint;
@@ -9,7 +10,8 @@ use crate::events::Progress;
 use crate::import::{Import, Imported};
 use crate::journal::Journal;
 use crate::journal::file::FileJournal;
-use crate::seal::Sealer;
+use crate::keys::KeyFiles;
+use crate::rotation::{KeyState, Rotator};
 use crate::store::lock::StateLock;
 use crate::store::sqlite::{ClockAnchor, SqliteStore};
 use crate::store::{
@@ -19,7 +21,7 @@ use crate::token_file::{Held, KeptFile, Sinks, TOLD_IN_STEPS_OF_MIN, format, tol
 use crate::tokens::{Handed, Hot};
 use aws_lc_rs::{digest, rand};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -41,6 +43,9 @@ pub const SETTLE_WAIT: Duration = Duration::from_secs(61);
 const SKEW_NOTED_FROM_MS: i64 = 1_000;
 /// How often the wall clock is compared with steady time.
 const SKEW_LOOKED_AT_EVERY: Duration = Duration::from_secs(30);
+
+/// How the copies begin that backups are made of.
+const COPY_PREFIX: &str = "backup-";
 
 /// What a caller of [`TokenKeep::token`] asks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,11 +137,16 @@ impl Drop for Inner {
     /// in flight.
     fn drop(&mut self) {
         self.work.abort();
+        if let Some(folder) = &self.folder {
+            folder.rotator.stop();
+        }
     }
 }
 
 /// What an instance holds that has a state folder.
 struct Folder {
+    path: PathBuf,
+    rotator: Arc<Rotator>,
     store: Arc<SqliteStore>,
     clock: Arc<SystemClock>,
     skew_ms: AtomicI64,
@@ -172,22 +182,24 @@ impl TokenKeep {
         let state_lock = StateLock::acquire(folder).map_err(|error| Error::Locked(error.to_string()))?;
         // Before anything is opened: a grant that another daemon refreshes too would end.
         let keepers = Sinks::claim(&config.connections)?;
+        remove_copies(folder)?;
         let journal_path = folder.join("journal");
         let store_path = folder.join("tokenkeep.db");
-        let sealer = Arc::new(open_key(folder, &[&journal_path, &store_path])?);
+        let key_files = KeyFiles::new(folder, config.master_key);
+        let sealer = Arc::new(key_files.load(&[&journal_path, &store_path])?.sealer());
         let journal_error = |error: crate::journal::file::OpenJournalError| Error::Journal(error.to_string());
         FileJournal::check_key(&journal_path, &sealer).map_err(journal_error)?;
         let store = Arc::new(SqliteStore::open(&store_path, Arc::clone(&sealer))?);
         let clock = Arc::new(start_clock(&store).await?);
         // One that is there is opened whatever store it belongs to: that is looked at next.
         let belongs_to = (!journal_path.exists()).then(|| store.store_id());
-        let journal =
-            FileJournal::open(&journal_path, config.in_flight_max, sealer, belongs_to).map_err(journal_error)?;
+        let journal = FileJournal::open(&journal_path, config.in_flight_max, Arc::clone(&sealer), belongs_to);
+        let journal = Arc::new(journal.map_err(journal_error)?);
         hold_a_restored_copy(&store, &journal, &config.providers, clock.now()).await?;
         let in_flight_max = config.in_flight_max.min(journal.slots()) as usize;
         let parts = Parts {
             store: Arc::clone(&store) as Arc<dyn Store>,
-            journal: Arc::new(journal),
+            journal: Arc::clone(&journal) as Arc<dyn Journal>,
             endpoint: Arc::new(HttpEndpoint::new(crate::endpoint::http::Options::default())),
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             dice: Arc::new(SeededDice::new(random_number())),
@@ -200,8 +212,11 @@ impl TokenKeep {
             boot: clock.boot_id(),
             process: random_number(),
         };
-        let folder = Folder { store, clock, skew_ms: AtomicI64::new(0), _lock: state_lock };
-        let keep = Self::start(Engine::new(parts, options), Some(folder)).await?;
+        let engine = Engine::new(parts, options);
+        let rotator = Rotator::new(Arc::clone(&engine), Arc::clone(&store), journal, sealer, key_files);
+        let path = config.state_dir.clone();
+        let folder = Folder { path, store, clock, rotator, skew_ms: AtomicI64::new(0), _lock: state_lock };
+        let keep = Self::start(engine, Some(folder)).await?;
         keep.start_sinks(Sinks::start(&keep, &config.connections, keepers));
         Ok(keep)
     }
@@ -281,8 +296,9 @@ impl TokenKeep {
         let running = Arc::clone(&engine);
         let work = tokio::spawn(async move { drop(end.send_replace(Some(running.run().await))) }).abort_handle();
         let inner = Arc::new(Inner { engine, ended, work, folder, sinks: Mutex::default() });
-        if inner.folder.is_some() {
+        if let Some(folder) = &inner.folder {
             tokio::spawn(watch_the_wall(Arc::downgrade(&inner)));
+            folder.rotator.resume().await?;
         }
         Ok(Self { inner })
     }
@@ -700,6 +716,58 @@ impl TokenKeep {
         at.shifted(self.clock().wall().as_millis() - self.now().as_millis())
     }
 
+    /// Begins to seal everything under a new master key, or joins the rotation that goes on. It is done in the
+    /// background, and by the next process where this one ends; [`TokenKeep::master_key`] says how far it is.
+    ///
+    /// # Errors
+    /// The new key cannot be written, or the configured source does not give the current key yet: nothing was changed.
+    pub async fn rotate_master_key(&self) -> Result<(), Error> {
+        self.folder()?.rotator.begin().await
+    }
+
+    /// Which master key is in use, and how far its rotation is.
+    ///
+    /// # Errors
+    /// This instance has no state folder.
+    pub fn master_key(&self) -> Result<KeyState, Error> {
+        Ok(self.folder()?.rotator.key_state())
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rotator(&self) -> &Rotator {
+        &self.inner.folder.as_ref().unwrap().rotator
+    }
+
+    /// A copy of everything as it is now, to be written out sealed under the master key, which is not in it.
+    ///
+    /// ```no_run
+    /// # async fn example(keep: tokenkeep::TokenKeep) -> Result<(), Box<dyn std::error::Error>> {
+    /// let backup = keep.backup().await?;
+    /// let mut file = std::fs::File::create_new("tokenkeep.backup")?;
+    /// backup.write(&mut file)?;
+    /// file.sync_all()?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Rotating`]: a backup of now would need two keys. The copy cannot be written: the disk is full.
+    pub async fn backup(&self) -> Result<Backup, Error> {
+        let folder = self.folder()?;
+        let _no_rotation = folder.rotator.hold_off().await?;
+        let copy = folder.path.join(format!("{COPY_PREFIX}{:016x}", random_number()));
+        folder.store.copy_to(&copy).await?;
+        // A rotation may begin while it is written out.
+        Ok(Backup::of(copy, folder.rotator.sealer().pinned(), self.clock().wall()))
+    }
+
+    fn folder(&self) -> Result<&Folder, Error> {
+        self.inner.folder.as_ref().ok_or_else(|| Error::Invalid {
+            field: "state_dir".to_owned(),
+            found: "this instance has no state folder".to_owned(),
+            expected: "one that was opened on a state folder".to_owned(),
+        })
+    }
+
     /// `None` while all is well; else why this instance does no work.
     #[must_use]
     pub fn unready(&self) -> Option<String> {
@@ -732,6 +800,7 @@ impl TokenKeep {
         let stopped = NewEvent::new(EventKind::SystemStopped, self.now(), None, "Tokenkeep has stopped.");
         self.inner.engine.record(stopped).await;
         if let Some(folder) = &self.inner.folder {
+            folder.rotator.stop();
             // Closed already: by another handle.
             let _ = folder.store.close().await;
         }
@@ -774,7 +843,7 @@ fn random_number() -> u64 {
     u64::from_le_bytes(bytes)
 }
 
-fn make_folder(folder: &Path) -> Result<(), Error> {
+pub(crate) fn make_folder(folder: &Path) -> Result<(), Error> {
     let mut builder = std::fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -782,13 +851,16 @@ fn make_folder(folder: &Path) -> Result<(), Error> {
     builder.create(folder).map_err(|cause| Error::Folder { path: folder.to_owned(), cause })
 }
 
-/// The master key; a new one only where there is nothing yet that another one sealed.
-fn open_key(folder: &Path, sealed: &[&Path]) -> Result<Sealer, Error> {
-    let path = folder.join("master.key");
-    if path.exists() || sealed.iter().any(|file| file.exists()) {
-        return Ok(Sealer::from_file(&path)?);
+/// Removes the copies that backups were made of when an earlier process was killed.
+fn remove_copies(folder: &Path) -> Result<(), Error> {
+    let unusable = |cause| Error::Folder { path: folder.to_owned(), cause };
+    for entry in std::fs::read_dir(folder).map_err(unusable)? {
+        let entry = entry.map_err(unusable)?;
+        if entry.file_name().to_string_lossy().starts_with(COPY_PREFIX) {
+            std::fs::remove_file(entry.path()).map_err(unusable)?;
+        }
     }
-    Ok(Sealer::create_file(&path)?)
+    Ok(())
 }
 
 /// Steady time goes on within a boot. After another boot wall time is what is left: what the wall clock was
@@ -839,12 +911,16 @@ async fn hold_a_restored_copy(
     let (stored, answered) = (store.journal_sequence().await?, journal.highest_answer());
     // An answer is retired only after the store has it; an open one it need not have.
     let still_open = journal.open_entries().iter().any(|entry| entry.answer.is_some() && entry.sequence > stored);
-    let fits = stored == answered || (stored < answered && still_open);
+    let fits = (stored == answered || (stored < answered && still_open)) && !store.is_restored().await?;
     if fits && journal.store_id() == store.store_id() {
         return Ok(());
     }
-    tracing::error!("the database does not fit its journal: rotating connections are held");
-    let rotates = |c: &Connection| providers.iter().any(|p| p.name == c.provider && p.rules.rotation.rotates());
+    tracing::error!("the database is a restored copy, or older than its journal: rotating connections are held");
+    // Of a provider that the configuration lacks, nobody knows that it does not rotate.
+    let rotates = |c: &Connection| {
+        let provider = providers.iter().find(|provider| provider.name == c.provider);
+        provider.is_none_or(|provider| provider.rules.rotation.rotates())
+    };
     let mut after = None;
     loop {
         let query = ListQuery { after, limit: PAGE_MAX, ..ListQuery::default() };
@@ -860,5 +936,7 @@ async fn hold_a_restored_copy(
     if journal.store_id() != store.store_id() {
         journal.adopt_store(store.store_id()).map_err(|error| Error::Journal(error.to_string()))?;
     }
+    // Said once: what is resumed is not held again at the next start.
+    store.accept_journal(if still_open { stored } else { answered }).await?;
     Ok(())
 }

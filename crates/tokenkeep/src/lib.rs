@@ -1,5 +1,6 @@
 //! Tokenkeep keeps OAuth 2.0 tokens fresh in the background.
 
+pub mod backup;
 pub mod clock;
 pub mod config;
 pub mod endpoint;
@@ -9,6 +10,8 @@ pub mod events;
 mod import;
 pub mod journal;
 pub mod keep;
+pub mod keys;
+mod rotation;
 pub mod seal;
 pub mod store;
 mod token_file;
@@ -18,6 +21,8 @@ pub use config::{Config, Provider};
 pub use error::Error;
 pub use import::{Import, Imported, TOKEN_SET_BYTES_MAX};
 pub use keep::{Exported, RefreshAsk, Refreshed, TokenAsk, TokenKeep, fingerprint};
+pub use keys::{KeySource, MasterKey};
+pub use rotation::{KeyState, Rotation};
 pub use token_file::{KeptFile, Trouble};
 pub use tokenkeep_core as core;
 pub use tokens::{CACHED_TOKENS_MAX, Handed, Token, Warning};

@@ -1,13 +1,16 @@
-//! Sealing of secrets at rest: AES-256-GCM-SIV under keys derived from one master key (`security.md` 1-3).
+//! Sealing of secrets at rest: AES-256-GCM-SIV under keys derived from a master key.
 //!
 //! A sealed value is `version (1) | algorithm (1) | key id (4) | nonce (12) | ciphertext | tag (16)`. Where it
 //! belongs ([`Place`]) is authenticated with it, so swapping any two sealed values makes both fail to open.
+//!
+//! While the master key is rotated, values of two keys are about: the key id says which. What is sealed is always
+//! sealed under the current one. Only the key of the fingerprints stays through all rotations: used refresh tokens
+//! are not kept, so their fingerprints could not be made anew. It is stored sealed under the current key.
 
+use crate::keys::{MASTER_KEY_BYTES, MasterKey};
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, Nonce, RandomizedNonceKey};
-use aws_lc_rs::{hkdf, hmac, rand};
-use rustix::fs::{Mode, OFlags};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use aws_lc_rs::{hkdf, hmac};
+use std::sync::{Arc, PoisonError, RwLock};
 use tokenkeep_core::Secret;
 use tokenkeep_core::model::{ConnectionId, Generation, GrantNumber};
 use zeroize::Zeroizing;
@@ -19,8 +22,8 @@ const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
 /// How many bytes sealing adds.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + NONCE_BYTES + TAG_BYTES;
-/// The master key's length in bytes.
-pub const MASTER_KEY_BYTES: usize = 32;
+/// A value that tells a master key from another and nothing else about it.
+pub type CheckValue = [u8; 16];
 
 /// Which secret of a connection a sealed value is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,6 +37,8 @@ pub enum Field {
     Extra = 3,
     /// A raw answer in the journal. Its generation is the one that was sent.
     Answer = 4,
+    /// The key of the fingerprints, which belongs to no connection.
+    FingerprintKey = 5,
 }
 
 /// Where a sealed value belongs; authenticated with it.
@@ -66,48 +71,61 @@ impl Place {
 #[error("a sealed value does not open: {0}")]
 pub struct OpenError(&'static str);
 
-/// Why there is no master key.
-#[derive(Debug, thiserror::Error)]
-pub enum KeyError {
-    /// The file cannot be read or made.
-    #[error("the master key file {path} cannot be used: {cause}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        cause: std::io::Error,
-    },
-    /// The file is there and is no key.
-    #[error(
-        "the master key file {path} holds {found} bytes, expected {MASTER_KEY_BYTES}: put the right file back, nothing was changed"
-    )]
-    Length {
-        /// The file.
-        path: PathBuf,
-        /// Its length.
-        found: usize,
-    },
-    /// Others may read the file.
-    #[error("the master key file {path} has mode {mode:04o}, so others may read it: `chmod 600` it")]
-    Mode {
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
-}
-
 /// Seals and opens. Cheap to share; the keys are wiped on drop by the crypto library.
 pub struct Sealer {
-    key: RandomizedNonceKey,
-    key_id: [u8; 4],
-    check_value: [u8; 16],
-    fingerprint_key: hmac::Key,
+    ring: RwLock<Ring>,
+    fingerprints: RwLock<Arc<FingerprintKey>>,
+}
+
+/// The keys of one moment.
+#[derive(Clone)]
+struct Ring {
+    /// What is sealed, is sealed under this one.
+    current: Arc<Keys>,
+    /// What is opened may also be sealed under one of these: the former one during a rotation.
+    others: Vec<Arc<Keys>>,
+}
+
+/// What is derived from one master key.
+struct Keys {
+    data: RandomizedNonceKey,
+    backup: RandomizedNonceKey,
+    id: [u8; 4],
+    check_value: CheckValue,
+    fingerprint_key: Zeroizing<[u8; 32]>,
+}
+
+struct FingerprintKey {
+    bytes: Zeroizing<[u8; 32]>,
+    key: hmac::Key,
+}
+
+impl FingerprintKey {
+    fn new(bytes: &[u8; 32]) -> Arc<Self> {
+        Arc::new(Self { bytes: Zeroizing::new(*bytes), key: hmac::Key::new(hmac::HMAC_SHA256, bytes) })
+    }
+}
+
+impl Keys {
+    fn new(master_key: &[u8; MASTER_KEY_BYTES]) -> Arc<Self> {
+        let root = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tokenkeep v1").extract(master_key);
+        let key = |purpose: &[u8]| {
+            let bytes = Zeroizing::new(derive::<32>(&root, purpose));
+            RandomizedNonceKey::new(&AES_256_GCM_SIV, &*bytes).expect("a 32-byte key fits AES-256")
+        };
+        Arc::new(Self {
+            data: key(b"data"),
+            backup: key(b"backup"),
+            id: derive(&root, b"id"),
+            check_value: derive(&root, b"check"),
+            fingerprint_key: Zeroizing::new(derive(&root, b"fingerprint")),
+        })
+    }
 }
 
 impl std::fmt::Debug for Sealer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sealer").field("key_id", &u32::from_be_bytes(self.key_id)).finish_non_exhaustive()
+        f.debug_struct("Sealer").field("key_id", &self.key_id()).finish_non_exhaustive()
     }
 }
 
@@ -115,89 +133,147 @@ impl Sealer {
     /// Derives the working keys from a master key.
     #[must_use]
     pub fn new(master_key: &[u8; MASTER_KEY_BYTES]) -> Self {
-        let root = hkdf::Salt::new(hkdf::HKDF_SHA256, b"tokenkeep v1").extract(master_key);
-        let data_key = Zeroizing::new(derive::<32>(&root, b"data"));
-        let fingerprint_key = Zeroizing::new(derive::<32>(&root, b"fingerprint"));
-        Self {
-            key: RandomizedNonceKey::new(&AES_256_GCM_SIV, &*data_key).expect("a 32-byte key fits AES-256"),
-            key_id: derive(&root, b"id"),
-            check_value: derive(&root, b"check"),
-            fingerprint_key: hmac::Key::new(hmac::HMAC_SHA256, &*fingerprint_key),
-        }
+        Self::on(Keys::new(master_key), Vec::new())
     }
 
-    /// Reads the master key from `path`.
-    ///
-    /// # Errors
-    /// [`KeyError`]: no such file, not 32 bytes, or readable by others.
-    pub fn from_file(path: &Path) -> Result<Self, KeyError> {
-        let file_error = |cause| KeyError::File { path: path.to_owned(), cause };
-        let mut file = std::fs::File::open(path).map_err(file_error)?;
-        check_mode(path, &file)?;
-        let mut bytes = Zeroizing::new(Vec::with_capacity(MASTER_KEY_BYTES + 1));
-        Read::by_ref(&mut file).take(4096).read_to_end(&mut bytes).map_err(file_error)?;
-        let found = bytes.len();
-        let key = <&[u8; MASTER_KEY_BYTES]>::try_from(bytes.as_slice())
-            .map_err(|_| KeyError::Length { path: path.to_owned(), found })?;
-        Ok(Self::new(key))
-    }
-
-    /// Makes a new master key file, mode 0600, durable before this returns.
-    ///
-    /// # Errors
-    /// [`KeyError::File`], also when the file exists.
-    pub fn create_file(path: &Path) -> Result<Self, KeyError> {
-        let mut key = Zeroizing::new([0; MASTER_KEY_BYTES]);
-        rand::fill(&mut *key).expect("the operating system gives random bytes");
-        write_new(path, &*key).map_err(|cause| KeyError::File { path: path.to_owned(), cause })?;
-        Ok(Self::new(&key))
-    }
-
-    /// A value that tells this master key from another and nothing else about it.
+    /// With keys of which the store says, by [`Sealer::settle`], what each is good for.
     #[must_use]
-    pub const fn check_value(&self) -> [u8; 16] {
-        self.check_value
+    pub fn of(configured: &MasterKey, others: &[MasterKey]) -> Self {
+        Self::on(Keys::new(configured.expose()), others.iter().map(|key| Keys::new(key.expose())).collect())
+    }
+
+    fn on(current: Arc<Keys>, others: Vec<Arc<Keys>>) -> Self {
+        let fingerprints = RwLock::new(FingerprintKey::new(&current.fingerprint_key));
+        Self { ring: RwLock::new(Ring { current, others }), fingerprints }
+    }
+
+    /// A sealer that stays with the key that is current now.
+    #[must_use]
+    pub fn pinned(&self) -> Self {
+        Self::on(self.current(), Vec::new())
+    }
+
+    /// A value that tells the current master key from another and nothing else about it.
+    #[must_use]
+    pub fn check_value(&self) -> CheckValue {
+        self.current().check_value
+    }
+
+    /// The number by which sealed values name the current key.
+    #[must_use]
+    pub fn key_id(&self) -> u32 {
+        u32::from_be_bytes(self.current().id)
+    }
+
+    /// Whether the key of this check value is at hand.
+    #[must_use]
+    pub fn knows(&self, check_value: &[u8]) -> bool {
+        self.keys().any(|keys| keys.check_value == *check_value)
+    }
+
+    /// Seals under the key of `current` from now on, opens also what that of `former` sealed, and forgets all others.
+    /// False, and nothing is changed, where one of them is not at hand.
+    pub fn settle(&self, current: &[u8], former: Option<&[u8]>) -> bool {
+        let find = |check: &[u8]| self.keys().find(|keys| keys.check_value == *check);
+        let (Some(current), former) = (find(current), former.map(find)) else { return false };
+        if matches!(former, Some(None)) {
+            return false;
+        }
+        *self.fingerprints.write().unwrap_or_else(PoisonError::into_inner) =
+            FingerprintKey::new(&current.fingerprint_key);
+        let others = former.flatten().into_iter().collect();
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Ring { current, others };
+        true
+    }
+
+    /// Seals under the key of `next` from now on, and opens also what the one before it sealed.
+    pub fn rotate_to(&self, next: &MasterKey) {
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        let former = std::mem::replace(&mut ring.current, Keys::new(next.expose()));
+        ring.others = vec![former];
+    }
+
+    /// Forgets every key but the current one.
+    pub fn forget_former(&self) {
+        self.ring.write().unwrap_or_else(PoisonError::into_inner).others.clear();
+    }
+
+    /// Whether a sealed value was sealed under the current key.
+    #[must_use]
+    pub fn is_current(&self, sealed: &[u8]) -> bool {
+        sealed.get(2..HEADER_BYTES) == Some(&self.current().id)
+    }
+
+    fn current(&self) -> Arc<Keys> {
+        Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner).current)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = Arc<Keys>> {
+        let Ring { current, others } = self.ring.read().unwrap_or_else(PoisonError::into_inner).clone();
+        std::iter::once(current).chain(others)
     }
 
     /// Seals `plain` for `place`.
     #[must_use]
     pub fn seal(&self, place: &Place, plain: &[u8]) -> Vec<u8> {
-        let mut sealed = Vec::with_capacity(OVERHEAD_BYTES + plain.len());
-        sealed.extend([VERSION, ALGORITHM_AES_256_GCM_SIV]);
-        sealed.extend(self.key_id);
-        sealed.extend([0; NONCE_BYTES]);
-        let mut body = Vec::with_capacity(plain.len() + TAG_BYTES);
-        body.extend(plain);
-        let nonce = self
-            .key
-            .seal_in_place_append_tag(Aad::from(place.aad()), &mut body)
-            .expect("sealing fails only beyond 2^36 bytes");
-        sealed[HEADER_BYTES..HEADER_BYTES + NONCE_BYTES].copy_from_slice(nonce.as_ref());
-        sealed.extend(body);
-        sealed
+        let keys = self.current();
+        seal(&keys.data, keys.id, &place.aad(), plain)
     }
 
     /// Opens what [`Sealer::seal`] sealed for the same place.
     ///
     /// # Errors
-    /// [`OpenError`]: damaged, moved from another place, or sealed under another key.
+    /// [`OpenError`]: damaged, moved from another place, or sealed under a key that is not at hand.
     pub fn open(&self, place: &Place, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let keys = self.keys_of(sealed)?;
+        open(&keys.data, &place.aad(), sealed)
+    }
+
+    /// Seals a piece of a backup; `context` is authenticated with it.
+    #[must_use]
+    pub fn seal_backup(&self, context: &[u8], plain: &[u8]) -> Vec<u8> {
+        let keys = self.current();
+        seal(&keys.backup, keys.id, context, plain)
+    }
+
+    /// Opens what [`Sealer::seal_backup`] sealed with the same context.
+    ///
+    /// # Errors
+    /// As [`Sealer::open`].
+    pub fn open_backup(&self, context: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+        let keys = self.keys_of(sealed)?;
+        open(&keys.backup, context, sealed)
+    }
+
+    fn keys_of(&self, sealed: &[u8]) -> Result<Arc<Keys>, OpenError> {
         if sealed.len() < OVERHEAD_BYTES || sealed[..2] != [VERSION, ALGORITHM_AES_256_GCM_SIV] {
             return Err(OpenError("it is too short or of an unknown version"));
         }
-        if sealed[2..HEADER_BYTES] != self.key_id {
-            return Err(OpenError("it was sealed under another master key"));
-        }
-        let (nonce, body) = sealed[HEADER_BYTES..].split_at(NONCE_BYTES);
-        let nonce = Nonce::try_assume_unique_for_key(nonce).expect("the nonce has 12 bytes");
-        let mut body = Zeroizing::new(body.to_vec());
-        let plain = self
-            .key
-            .open_in_place(nonce, Aad::from(place.aad()), &mut body)
-            .map_err(|_| OpenError("it is damaged, or belongs to another place"))?
-            .len();
-        body.truncate(plain);
-        Ok(body)
+        let sealed_under = |keys: &Arc<Keys>| sealed[2..HEADER_BYTES] == keys.id;
+        self.keys().find(sealed_under).ok_or(OpenError("it was sealed under another master key"))
+    }
+
+    /// The key of the fingerprints, sealed under the current key.
+    #[must_use]
+    pub fn sealed_fingerprint_key(&self) -> Vec<u8> {
+        let fingerprints = self.fingerprint_key();
+        self.seal(&FINGERPRINT_KEY, &*fingerprints.bytes)
+    }
+
+    /// Makes fingerprints from now on as the key does that [`Sealer::sealed_fingerprint_key`] sealed.
+    ///
+    /// # Errors
+    /// As [`Sealer::open`].
+    pub fn adopt_fingerprint_key(&self, sealed: &[u8]) -> Result<(), OpenError> {
+        let bytes = self.open(&FINGERPRINT_KEY, sealed)?;
+        let bytes = bytes.first_chunk().filter(|_| bytes.len() == 32);
+        let key = FingerprintKey::new(bytes.ok_or(OpenError("it has not the length of a key"))?);
+        *self.fingerprints.write().unwrap_or_else(PoisonError::into_inner) = key;
+        Ok(())
+    }
+
+    fn fingerprint_key(&self) -> Arc<FingerprintKey> {
+        Arc::clone(&self.fingerprints.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Opens a secret text.
@@ -213,11 +289,46 @@ impl Sealer {
     /// A keyed fingerprint by which a refresh token is known again without being kept.
     #[must_use]
     pub fn fingerprint(&self, token: &Secret) -> [u8; 16] {
-        let tag = hmac::sign(&self.fingerprint_key, token.expose().as_bytes());
+        let tag = hmac::sign(&self.fingerprint_key().key, token.expose().as_bytes());
         let mut short = [0; 16];
         short.copy_from_slice(&tag.as_ref()[..16]);
         short
     }
+}
+
+/// The place of the key of the fingerprints.
+const FINGERPRINT_KEY: Place = Place {
+    connection: ConnectionId(0),
+    grant: GrantNumber(0),
+    generation: Generation(0),
+    field: Field::FingerprintKey,
+};
+
+fn seal(key: &RandomizedNonceKey, key_id: [u8; 4], context: &[u8], plain: &[u8]) -> Vec<u8> {
+    let mut sealed = Vec::with_capacity(OVERHEAD_BYTES + plain.len());
+    sealed.extend([VERSION, ALGORITHM_AES_256_GCM_SIV]);
+    sealed.extend(key_id);
+    sealed.extend([0; NONCE_BYTES]);
+    let mut body = Vec::with_capacity(plain.len() + TAG_BYTES);
+    body.extend(plain);
+    let nonce =
+        key.seal_in_place_append_tag(Aad::from(context), &mut body).expect("sealing fails only beyond 2^36 bytes");
+    sealed[HEADER_BYTES..HEADER_BYTES + NONCE_BYTES].copy_from_slice(nonce.as_ref());
+    sealed.extend(body);
+    sealed
+}
+
+/// Opens a value that is long enough and sealed under this key.
+fn open(key: &RandomizedNonceKey, context: &[u8], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+    let (nonce, body) = sealed[HEADER_BYTES..].split_at(NONCE_BYTES);
+    let nonce = Nonce::try_assume_unique_for_key(nonce).expect("the nonce has 12 bytes");
+    let mut body = Zeroizing::new(body.to_vec());
+    let plain = key
+        .open_in_place(nonce, Aad::from(context), &mut body)
+        .map_err(|_| OpenError("it is damaged, or belongs to another place"))?
+        .len();
+    body.truncate(plain);
+    Ok(body)
 }
 
 struct Length(usize);
@@ -232,26 +343,6 @@ fn derive<const N: usize>(root: &hkdf::Prk, purpose: &[u8]) -> [u8; N] {
     let mut key = [0; N];
     root.expand(&[purpose], Length(N)).and_then(|okm| okm.fill(&mut key)).expect("the length is far below 255 hashes");
     key
-}
-
-#[cfg(unix)]
-fn check_mode(path: &Path, file: &std::fs::File) -> Result<(), KeyError> {
-    use std::os::unix::fs::PermissionsExt;
-    let mode =
-        file.metadata().map_err(|cause| KeyError::File { path: path.to_owned(), cause })?.permissions().mode() & 0o7777;
-    if mode & 0o077 == 0 { Ok(()) } else { Err(KeyError::Mode { path: path.to_owned(), mode }) }
-}
-
-/// Writes a file that must not exist yet, mode 0600, and syncs it and its folder.
-fn write_new(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    let mut file = std::fs::File::from(rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR)?);
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -304,16 +395,28 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_is_made_once_and_only_for_us() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("master.key");
-        let made = Sealer::create_file(&path).unwrap();
-        assert_eq!(Sealer::from_file(&path).unwrap().check_value(), made.check_value());
-        assert!(matches!(Sealer::create_file(&path), Err(KeyError::File { .. })));
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
-        assert!(matches!(Sealer::from_file(&path), Err(KeyError::Mode { mode: 0o644, .. })));
-        std::fs::write(&path, b"short").unwrap();
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
-        assert!(matches!(Sealer::from_file(&path), Err(KeyError::Length { found: 5, .. })));
+    fn during_a_rotation_both_keys_open_and_the_new_one_seals() {
+        let here = place(1, Field::AccessToken);
+        let (old, new) = (MasterKey::from_bytes([1; 32]), MasterKey::from_bytes([2; 32]));
+        let sealer = Sealer::of(&old, &[]);
+        let (before, print) = (sealer.seal(&here, b"x"), sealer.fingerprint(&Secret::new("t")));
+        assert!(sealer.is_current(&before));
+        sealer.rotate_to(&new);
+        let after = sealer.seal(&here, b"x");
+        assert!(!sealer.is_current(&before) && sealer.is_current(&after));
+        assert_eq!(sealer.open(&here, &before).unwrap(), sealer.open(&here, &after).unwrap());
+        assert_eq!(sealer.fingerprint(&Secret::new("t")), print, "used refresh tokens are known again");
+        let fingerprint_key = sealer.sealed_fingerprint_key();
+        sealer.forget_former();
+        assert!(sealer.open(&here, &before).is_err());
+
+        let restarted = Sealer::of(&old, std::slice::from_ref(&new));
+        assert!(!restarted.settle(&[0; 16], None) && !restarted.settle(&sealer.check_value(), Some(&[0; 16])));
+        assert!(restarted.settle(&sealer.check_value(), None));
+        assert!(restarted.open(&here, &after).is_ok() && restarted.open(&here, &before).is_err());
+        assert_ne!(restarted.fingerprint(&Secret::new("t")), print);
+        restarted.adopt_fingerprint_key(&fingerprint_key).unwrap();
+        assert_eq!(restarted.fingerprint(&Secret::new("t")), print);
+        assert!(Sealer::new(&[1; 32]).adopt_fingerprint_key(&fingerprint_key).is_err());
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokenkeep::clock::{Clock, SystemClock};
 use tokenkeep::journal::file::FileJournal;
+use tokenkeep::keys;
 use tokenkeep::seal::Sealer;
 use tokenkeep::store::sqlite::SqliteStore;
 use tokenkeep::store::{NewGrant, Store};
@@ -37,7 +38,7 @@ impl Folder {
     /// It cannot be written.
     pub async fn all_due(parent: &Path, refresh_tokens: &[String], in_flight: u32) -> Outcome<Self> {
         let folder = Self::empty(parent)?;
-        let sealer = Arc::new(Sealer::create_file(&folder.path().join("master.key"))?);
+        let sealer = Arc::new(Sealer::of(&keys::create_file(&folder.path().join("master.key"))?, &[]));
         let store = SqliteStore::open(&folder.store(), Arc::clone(&sealer))?;
         let now = SystemClock::new(None).now();
         for (chunk, tokens) in refresh_tokens.chunks(GRANTS_PER_TRANSACTION).enumerate() {

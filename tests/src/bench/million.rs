@@ -8,6 +8,7 @@ use super::{Options, Outcome, machine, reads};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokenkeep::clock::{Clock, SystemClock};
+use tokenkeep::keys;
 use tokenkeep::seal::Sealer;
 use tokenkeep::store::sqlite::SqliteStore;
 use tokenkeep::store::{CLAIM_BATCH_MAX, Quota, Store};
@@ -139,7 +140,7 @@ pub async fn import(keep: &TokenKeep, connections: usize) -> Outcome<Duration> {
 
 /// The median of claims of as many as one claim takes, in milliseconds.
 async fn claim(folder: &Folder) -> Outcome<f64> {
-    let sealer = Arc::new(Sealer::from_file(&folder.path().join("master.key"))?);
+    let sealer = Arc::new(Sealer::of(&keys::read_file(&folder.path().join("master.key"))?, &[]));
     let store = SqliteStore::open(&folder.store(), sealer)?;
     let holder = Holder { boot: 1, process: 1, worker: 0, incarnation: 0 };
     let quota = Quota { provider: QUIET.to_owned(), limit: CLAIM_BATCH_MAX, recover_before: None };

@@ -14,6 +14,7 @@ use tokenkeep::endpoint::http::{HttpEndpoint, Options as HttpOptions};
 use tokenkeep::engine::{Engine, Options as EngineOptions, Parts};
 use tokenkeep::journal::Journal;
 use tokenkeep::journal::file::FileJournal;
+use tokenkeep::keys;
 use tokenkeep::seal::Sealer;
 use tokenkeep::store::sqlite::SqliteStore;
 use tokenkeep::store::{EventKind, ListQuery, PAGE_MAX, Store};
@@ -120,7 +121,7 @@ async fn stages(options: &Options, class: Rotation) -> Outcome<()> {
     let running = Running::start(class, options.refreshes)?;
     let folder = Folder::all_due(&options.folder, &running.refresh_tokens, options.in_flight).await?;
     let watch = Arc::new(Stopwatch::default());
-    let sealer = Arc::new(Sealer::from_file(&folder.path().join("master.key"))?);
+    let sealer = Arc::new(Sealer::of(&keys::read_file(&folder.path().join("master.key"))?, &[]));
     let store = Arc::new(SqliteStore::open(&folder.store(), Arc::clone(&sealer))?);
     let journal = FileJournal::open(&folder.journal(), options.in_flight, sealer, Some(store.store_id()))?;
     let clock = SystemClock::new(None);

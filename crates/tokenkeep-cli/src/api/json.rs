@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use tokenkeep::events::Progress;
 use tokenkeep::store::{Event, Summary};
-use tokenkeep::{Handed, KeptFile, TokenKeep};
+use tokenkeep::{Handed, KeptFile, KeyState, Rotation, TokenKeep};
 use tokenkeep_core::failure::next_step_for;
 use tokenkeep_core::model::{LastError, State, Status};
 use tokenkeep_core::{Connection, FailureCode, Timestamp};
@@ -54,6 +54,12 @@ impl Times {
     pub fn steady(&self, wall: Timestamp) -> Timestamp {
         wall.shifted(self.offset_ms.saturating_neg())
     }
+}
+
+/// A time of the wall clock, as [`Times::text`] writes times.
+#[must_use]
+pub fn wall_text(at: Timestamp) -> Option<String> {
+    Times { now: at, offset_ms: 0 }.text(at)
 }
 
 /// Reads an RFC 3339 time.
@@ -347,6 +353,9 @@ pub struct SummaryJson {
     pub next_refresh_at: Option<String>,
     /// When the first access token ends.
     pub earliest_expiry_at: Option<String>,
+    /// The rotation of the master key that goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master_key_rotation: Option<RotationJson>,
 }
 
 impl SummaryJson {
@@ -359,6 +368,62 @@ impl SummaryJson {
             by_status: Status::ALL.into_iter().map(|s| (s.as_str().to_owned(), count(s))).collect(),
             next_refresh_at: summary.next_due_at.and_then(|at| times.text(at)),
             earliest_expiry_at: summary.earliest_expiry.and_then(|at| times.text(at)),
+            master_key_rotation: None,
+        }
+    }
+}
+
+/// The master key in use; it is never shown itself.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+pub struct KeyJson {
+    /// The number by which sealed values name it, in hex.
+    pub key_id: String,
+    /// Where it comes from.
+    pub source: String,
+    /// The file with the current key, while the configured source still gives the former one.
+    pub take_over_from: Option<String>,
+    /// The rotation that goes on.
+    pub rotation: Option<RotationJson>,
+}
+
+/// How far a rotation of the master key is.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, Debug)]
+pub struct RotationJson {
+    /// Token sets.
+    pub total: u64,
+    /// Those that are done with.
+    pub resealed: u64,
+    /// Those among them that could not be read, and were left.
+    pub unreadable: u64,
+    /// Places of the journal whose attempts are waited for.
+    pub journal_places: usize,
+    /// Why it does not go on at the moment.
+    pub waits_for: Option<String>,
+}
+
+impl KeyJson {
+    /// Of the library's state.
+    #[must_use]
+    pub fn new(state: &KeyState) -> Self {
+        Self {
+            key_id: format!("{:08x}", state.key_id),
+            source: state.source.clone(),
+            take_over_from: state.take_over_from.as_ref().map(|path| path.display().to_string()),
+            rotation: state.rotation.as_ref().map(RotationJson::new),
+        }
+    }
+}
+
+impl RotationJson {
+    /// Of the library's state.
+    #[must_use]
+    pub fn new(rotation: &Rotation) -> Self {
+        Self {
+            total: rotation.total,
+            resealed: rotation.resealed,
+            unreadable: rotation.unreadable,
+            journal_places: rotation.journal_places,
+            waits_for: rotation.waits_for.clone(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Whoever reaches the socket is this user or root, and may do everything. TCP has no sign-in yet,
 //! so it serves only what holds no secret and changes nothing.
 
+pub mod admin;
 pub mod connections;
 pub mod events;
 pub mod export;
@@ -65,6 +66,9 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/connections/{name}/export", post(export::post))
         // Not below /v1/connections, where it would take a name from somebody.
         .route("/v1/resume-sole-copy", post(connections::resume_sole_copy))
+        .route("/v1/admin/master-key", get(admin::master_key))
+        .route("/v1/admin/master-key/rotate", post(admin::rotate))
+        .route("/v1/admin/backup", post(admin::backup))
         .route("/v1/events", get(events::list))
         .route("/v1/events/stream", get(stream::get));
     with_fallbacks(router).with_state(api)

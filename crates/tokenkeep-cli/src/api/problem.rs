@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tokenkeep::Error;
+use tokenkeep::keys::KeyError;
 use tokenkeep::store::StoreError;
 use tokenkeep_core::failure::next_step_for;
 use tokenkeep_core::model::Status;
@@ -100,6 +101,12 @@ impl Problem {
                     .retry(*retry_at, times)
             }
             Error::Store(error) => store_problem(error, detail),
+            Error::Key(KeyError::NotTakenOver { .. }) => {
+                Self::new(StatusCode::CONFLICT, "master_key_not_taken_over", detail)
+                    .next("Let the configured source give the current key, restart the daemon, then rotate again.")
+            }
+            Error::Rotating { .. } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "master_key_rotating", detail)
+                .next("Wait for its end with `tokenkeep master-key rotate`, then try again."),
             Error::Key(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "master_key", detail)
                 .next("Put the right master key back, then start the daemon again."),
             Error::Journal(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "journal", detail)

@@ -1,7 +1,7 @@
 //! `/v1/summary`: counts by status, the next refresh, the earliest expiry.
 
 use super::Api;
-use super::json::SummaryJson;
+use super::json::{RotationJson, SummaryJson};
 use super::params::Params;
 use super::problem::Problem;
 use axum::Json;
@@ -13,5 +13,8 @@ pub async fn get(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Js
     let namespace = params.namespace()?;
     params.finish()?;
     let summary = api.keep.summary(namespace.as_deref()).await.map_err(|error| api.problem(&error))?;
-    Ok(Json(SummaryJson::new(&summary, &api.times())))
+    // An instance without a state folder has no key.
+    let rotation = api.keep.master_key().ok().and_then(|key| key.rotation);
+    let master_key_rotation = rotation.as_ref().map(RotationJson::new);
+    Ok(Json(SummaryJson { master_key_rotation, ..SummaryJson::new(&summary, &api.times()) }))
 }

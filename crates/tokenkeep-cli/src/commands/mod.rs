@@ -1,5 +1,6 @@
 //! One file a command: what it takes, and what it does.
 
+pub mod backup;
 pub mod completions;
 pub mod confirm;
 pub mod credential;
@@ -11,11 +12,13 @@ pub mod export;
 pub mod import;
 pub mod list;
 pub mod man;
+pub mod master_key;
 pub mod mock_provider;
 pub mod pause;
 pub mod providers;
 pub mod refresh;
 pub mod remove;
+pub mod restore;
 pub mod serve;
 pub mod status;
 pub mod token;
@@ -48,6 +51,9 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Resume(args) => pause::resume(common, &args),
         Command::Remove(args) => remove::run(common, &args),
         Command::Events(args) => events::run(common, &args),
+        Command::MasterKey(args) => master_key::run(common, &args),
+        Command::Backup(args) => backup::run(common, &args),
+        Command::Restore(args) => restore::run(common, &args),
         Command::Providers(args) => providers::run(&args),
         Command::Doctor(args) => doctor::run(common, &args),
         Command::Completions(args) => completions::run(&args),

@@ -81,8 +81,11 @@ fn one(client: &Client, common: &Common, name: &str) -> Result<ConnectionJson, C
 fn overview(status: &Status, now_ms: i64, width: Option<usize>) -> String {
     let Status { summary, connections } = status;
     let mut text = counts(summary, now_ms);
-    if !connections.is_empty() {
+    if let Some(rotation) = &summary.master_key_rotation {
         // Writing to a String cannot fail, here and below.
+        let _ = writeln!(text, "master key rotation: {}", super::master_key::progress(rotation));
+    }
+    if !connections.is_empty() {
         let _ = write!(text, "\n{}", list::table(connections, now_ms, width));
     }
     for connection in connections {
@@ -181,6 +184,7 @@ mod tests {
             by_status: BTreeMap::from([("fresh".to_owned(), 0), ("needs_reauth".to_owned(), 1)]),
             next_refresh_at: None,
             earliest_expiry_at: Some("2026-11-23T11:00:00Z".to_owned()),
+            master_key_rotation: None,
         };
         let text = overview(&Status { summary, connections: vec![failed()] }, now(), None);
         assert!(text.starts_with("1 connection: 1 needs_reauth\nnext refresh -, first expiry in 1h 0m\n"), "{text}");
@@ -198,8 +202,13 @@ mod tests {
         let text = detail(&connection, now());
         let said = "token file          /app/token.json, written 2026-11-23T09:59:00Z (1m 0s ago)\n";
         assert!(text.contains(said) && text.contains("                    The token file /app"), "{text}");
-        let summary =
-            SummaryJson { total: 1, by_status: BTreeMap::new(), next_refresh_at: None, earliest_expiry_at: None };
+        let summary = SummaryJson {
+            total: 1,
+            by_status: BTreeMap::new(),
+            next_refresh_at: None,
+            earliest_expiry_at: None,
+            master_key_rotation: None,
+        };
         let text = overview(&Status { summary, connections: vec![connection] }, now(), None);
         assert!(text.ends_with("\njira: The token file /app/token.json is not current.\n"), "{text}");
     }

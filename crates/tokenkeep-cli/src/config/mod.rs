@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokenkeep::KeySource;
 use tokenkeep::config::{Declared, IN_FLIGHT_MAX, REFRESH_IN_FLIGHT_MAX, REFRESH_PER_SECOND, TokenFile};
 use tokenkeep_core::model::{check_name, printable};
 use tokenkeep_core::oauth::request::Client;
@@ -40,6 +41,8 @@ const PROVIDER_KEYS: &[&str] = &[
     "refresh_per_second",
     "refresh_in_flight_max",
 ];
+const STORE_KEYS: &[&str] = &["url", "master_key"];
+const MASTER_KEY_EXPECTED: &str = "{ file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }";
 const SECRET_EXPECTED: &str = "{ env = \"NAME\" } or { file = \"PATH\" }";
 
 /// A configuration that has been read and found right.
@@ -49,6 +52,8 @@ pub struct Settings {
     pub listen: Option<SocketAddr>,
     /// The address that browsers see, if the configuration says.
     pub public_url: Option<Url>,
+    /// Where the master key comes from.
+    pub master_key: KeySource,
     /// How eager refreshing is.
     pub policy: Policy,
     /// How many attempts may be in flight over all providers, if the configuration says.
@@ -84,6 +89,7 @@ impl Settings {
     #[must_use]
     pub fn into_config(self, state_dir: impl Into<PathBuf>) -> tokenkeep::Config {
         tokenkeep::Config {
+            master_key: self.master_key,
             policy: self.policy,
             in_flight_max: self.in_flight_max.unwrap_or(IN_FLIGHT_MAX),
             providers: self.providers.into_iter().map(|p| p.provider).collect(),
@@ -109,6 +115,7 @@ pub fn parse(text: &str, path: &Path, sources: Sources<'_>) -> Result<Settings, 
     Ok(Settings {
         listen: server.setting("listen")?.map(|v| v.parsed(LISTEN_EXPECTED, parse_listen)).transpose()?,
         public_url: server.setting("public_url")?.map(|v| v.endpoint()).transpose()?,
+        master_key: sections.master_key(secrets.folder)?,
         policy: policy(&refresh)?,
         in_flight_max: refresh.setting("in_flight_max")?.map(|v| v.number(1..=IN_FLIGHT_LIMIT)).transpose()?,
         connections: connections(&root, path.parent().unwrap_or(Path::new("")))?,
@@ -165,9 +172,31 @@ impl<'a> Sections<'a> {
         Ok(Named { name, section, sources: self.sources })
     }
 
+    /// Where the master key comes from; never the key itself.
+    fn master_key(&self, folder: &Path) -> Result<KeySource, ConfigError> {
+        let store = self.root.section("store")?;
+        let Some(value) = store.and_then(|store| store.value("master_key")) else { return Ok(KeySource::default()) };
+        if value.is_text() {
+            return Err(value.error(
+                "a master key must not stand in the configuration itself, where copies and backups spread it",
+                format!("expected master_key = {MASTER_KEY_EXPECTED}"),
+            ));
+        }
+        let (kind, place) = value.choice(&["file", "env", "credential"], MASTER_KEY_EXPECTED)?;
+        let name = place.text("a string")?;
+        if name.is_empty() || name.contains(char::is_control) || (kind == "credential" && name.contains('/')) {
+            return Err(place.error("this names no master key", format!("expected {MASTER_KEY_EXPECTED}")));
+        }
+        Ok(match kind {
+            "file" => KeySource::File(folder.join(name)),
+            "env" => KeySource::Environment(name.to_owned()),
+            _ => KeySource::Credential(name.to_owned()),
+        })
+    }
+
     /// There is one store so far, and its file has one name.
     fn check_store(&self) -> Result<(), ConfigError> {
-        let Some(url) = self.get("store", &["url"])?.setting("url")? else {
+        let Some(url) = self.get("store", STORE_KEYS)?.setting("url")? else {
             return Ok(());
         };
         let expected = "\"sqlite:tokenkeep.db\", the database in the state folder";

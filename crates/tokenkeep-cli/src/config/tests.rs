@@ -44,6 +44,21 @@ fn nothing_at_all_is_the_defaults() {
 }
 
 #[test]
+fn the_master_key_comes_from_where_the_configuration_says() {
+    let source = |text: &str| good(&format!("[store]\nmaster_key = {text}")).into_config("/s").master_key;
+    assert_eq!(good("").into_config("/s").master_key, KeySource::StateFolder);
+    assert_eq!(source(r#"{ file = "k" }"#), KeySource::File("etc/k".into()));
+    assert_eq!(source(r#"{ file = "/k" }"#), KeySource::File("/k".into()));
+    assert_eq!(source(r#"{ env = "KEY" }"#), KeySource::Environment("KEY".into()));
+    assert_eq!(source(r#"{ credential = "tk" }"#), KeySource::Credential("tk".into()));
+    for wrong in [r#""hunter2""#, r#"{ text = "hunter2" }"#, r#"{ credential = "../x" }"#, r#"{ file = "" }"#, "7"] {
+        let told = report(&format!("[store]\nmaster_key = {wrong}"));
+        assert!(told.contains("{ credential = \"NAME\" }") && told.contains(":2:"), "{told}");
+        assert!(!told.contains("hunter2") || wrong.contains("text"), "{told}");
+    }
+}
+
+#[test]
 fn the_example_of_the_documentation_is_read() {
     let settings = good(&format!(
         r#"

@@ -186,13 +186,31 @@ impl FileJournal {
     /// # Errors
     /// The header cannot be written: the journal has failed.
     pub fn adopt_store(&self, store_id: u64) -> Result<(), JournalError> {
-        self.shared.check()?;
-        let mut header = self.shared.header();
-        let adopted = Header { store_id, ..header.clone() };
-        self.shared.write(&adopted.encode(), 0)?;
-        self.shared.sync()?;
-        *header = adopted;
-        Ok(())
+        self.shared.change_header(|header| Header { store_id, ..header.clone() })
+    }
+
+    /// Begins to wipe all that earlier answers left in the file; [`FileJournal::wipe`] goes on with it.
+    pub fn begin_wiping(&self) {
+        self.shared.places().begin_wiping();
+    }
+
+    /// Wipes what earlier answers left in every place that no attempt holds, durably; says how many places are left,
+    /// which are held: call it again when their attempts have ended.
+    ///
+    /// # Errors
+    /// The journal has failed.
+    pub fn wipe(&self) -> Result<usize, JournalError> {
+        self.shared.wipe()
+    }
+
+    /// Makes the current key the one that the file names as its own, durably. Nothing in it may be sealed under
+    /// another.
+    ///
+    /// # Errors
+    /// The header cannot be written: the journal has failed.
+    pub fn adopt_key(&self) -> Result<(), JournalError> {
+        let check_value = self.shared.sealer.check_value();
+        self.shared.change_header(|header| Header { check_value, ..header.clone() })
     }
 
     /// How many attempts can be in the journal at once.
@@ -340,6 +358,47 @@ impl Shared {
         self.write(&record, answer_offset(slot.index))?;
         self.places().note_written(Written { sent, answered: true });
         Ok(())
+    }
+
+    fn change_header(&self, change: impl FnOnce(&Header) -> Header) -> Result<(), JournalError> {
+        self.check()?;
+        let mut header = self.header();
+        let changed = change(&header);
+        self.write(&changed.encode(), 0)?;
+        self.sync()?;
+        *header = changed;
+        Ok(())
+    }
+
+    fn wipe(&self) -> Result<usize, JournalError> {
+        if self.places().is_kept_back_from_wiping() {
+            self.remember_how_far_it_came()?;
+        }
+        loop {
+            let Some(index) = self.places().next_to_wipe() else { break };
+            self.wipe_answer(index)?;
+            self.places().wiped(index);
+        }
+        self.sync()?;
+        Ok(self.places().left_to_wipe())
+    }
+
+    /// So that the place of the highest answer need not be kept.
+    fn remember_how_far_it_came(&self) -> Result<(), JournalError> {
+        let (sequence_floor, answer_floor) = {
+            let places = self.places();
+            (places.last_sequence(), places.highest_answer())
+        };
+        self.change_header(|header| Header { sequence_floor, answer_floor, ..header.clone() })?;
+        self.places().let_go_of(answer_floor);
+        Ok(())
+    }
+
+    fn wipe_answer(&self, index: u32) -> Result<(), JournalError> {
+        let zeros = vec![0; (layout::SLOT_BYTES - layout::PAGE_BYTES) as usize];
+        let mut found = zeros.clone();
+        self.disk.read_at(&mut found, answer_offset(index)).map_err(|cause| self.fail("a read", &cause))?;
+        if found == zeros { Ok(()) } else { self.write(&zeros, answer_offset(index)) }
     }
 
     /// The hold ends first, and the place is free last: nobody else can be in it while the mark is written.
@@ -492,7 +551,7 @@ fn read_header(path: &Path, file: &std::fs::File, sealer: &Sealer) -> Result<Hea
         }
         HeaderFault::Version(found) => OpenJournalError::Version { path: path(), found },
     })?;
-    if header.check_value != sealer.check_value() {
+    if !sealer.knows(&header.check_value) {
         return Err(OpenJournalError::OtherKey { path: path() });
     }
     let expected = layout::file_bytes(header.places);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::keys::MasterKey;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -344,6 +345,52 @@ fn another_key_is_refused_and_nothing_changes() {
     assert!(matches!(refused, OpenJournalError::OtherKey { .. }));
     assert_eq!(std::fs::read(folder.journal()).unwrap(), before);
     FileJournal::check_key(&folder.journal(), &sealer()).unwrap();
+}
+
+/// What is found in the file of this key.
+fn mentions(folder: &Folder, key_id: u32) -> usize {
+    let needle = [&[1, 1][..], &key_id.to_be_bytes()].concat();
+    std::fs::read(folder.journal()).unwrap().windows(6).filter(|six| *six == needle).count()
+}
+
+#[tokio::test]
+async fn a_rotated_key_leaves_nothing_of_the_former_and_forgets_nothing() {
+    let folder = Folder::new();
+    let (former, next) = (MasterKey::from_bytes([7; 32]), MasterKey::from_bytes([8; 32]));
+    let rotating = Arc::new(Sealer::of(&former, &[]));
+    let journal = FileJournal::open(&folder.journal(), 3, Arc::clone(&rotating), Some(STORE)).unwrap();
+    let retired = journal.reserve().unwrap().unwrap();
+    journal.answer(&retired, attempt(1), at(1), &answer(CANARY)).await.unwrap();
+    let open = journal.reserve().unwrap().unwrap();
+    journal.answer(&open, attempt(2), at(2), &answer(CANARY)).await.unwrap();
+    journal.retire(retired);
+    let (former_id, found) = (rotating.key_id(), mentions(&folder, rotating.key_id()));
+    assert_eq!(found, 2);
+
+    rotating.rotate_to(&next);
+    journal.begin_wiping();
+    assert_eq!(journal.wipe().unwrap(), 1, "the place of the open one");
+    assert_eq!(mentions(&folder, former_id), 1);
+    assert_eq!(journal.open_entries().len(), 1);
+    let restarted = Arc::new(Sealer::of(&former, std::slice::from_ref(&next)));
+    FileJournal::check_key(&folder.journal(), &restarted).unwrap();
+    // Beside the one that is waited for, work goes on, under the new key.
+    let newer = journal.reserve().unwrap().unwrap();
+    journal.answer(&newer, attempt(3), at(3), &answer(CANARY)).await.unwrap();
+    journal.retire(open);
+    assert_eq!(journal.wipe().unwrap(), 0);
+    assert_eq!(mentions(&folder, former_id), 0);
+    journal.retire(newer);
+    journal.begin_wiping();
+    assert_eq!(journal.wipe().unwrap(), 0, "the place of the highest answer too");
+    journal.adopt_key().unwrap();
+    drop(journal);
+
+    assert!(FileJournal::check_key(&folder.journal(), &Sealer::of(&former, &[])).is_err());
+    let journal = FileJournal::open(&folder.journal(), 3, Arc::new(Sealer::of(&next, &[])), Some(STORE)).unwrap();
+    assert_eq!((journal.highest_answer(), journal.open_entries(), journal.damaged_slots()), (3, vec![], 0));
+    let slots: Vec<_> = (0..3).map(|_| journal.reserve().unwrap().unwrap().sequence).collect();
+    assert_eq!(slots, [4, 5, 6], "no place is lost, and the numbers go on");
 }
 
 #[test]

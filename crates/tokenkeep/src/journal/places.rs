@@ -1,7 +1,7 @@
 //! Which places of the journal are held, by what, and which may be given out.
 
 use super::layout::Sent;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is known of a place that is held.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,10 @@ pub(super) struct Places {
     highest_answer: u64,
     kept_back: Option<KeptBack>,
     given_out_max: usize,
+    /// Places that are to be wiped before they are given out again or while they are free.
+    to_wipe: BTreeSet<u32>,
+    /// Those of them that were given back, and are not free before they are wiped.
+    waiting: Vec<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +52,8 @@ impl Places {
         let free = (0..count).rev().filter(|&index| !is_held(index) && highest_at != Some(index)).collect();
         let kept_back = highest_at.map(|index| KeptBack { index, idle: !is_held(index) });
         let given_out_max = count.saturating_sub(1) as usize;
-        Self { free, held, next_sequence, highest_answer, kept_back, given_out_max }
+        let (to_wipe, waiting) = (BTreeSet::new(), Vec::new());
+        Self { free, held, next_sequence, highest_answer, kept_back, given_out_max, to_wipe, waiting }
     }
 
     /// Takes a place, the one last given back first: few pages of the file are then warm and dirty.
@@ -90,6 +95,7 @@ impl Places {
     pub(super) fn give_back(&mut self, index: u32) {
         match &mut self.kept_back {
             Some(kept) if kept.index == index => kept.idle = true,
+            _ if self.to_wipe.contains(&index) => self.waiting.push(index),
             _ => self.free.push(index),
         }
     }
@@ -104,7 +110,45 @@ impl Places {
         if let Some(before) = self.kept_back.replace(KeptBack { index, idle: false })
             && before.idle
         {
-            self.free.push(before.index);
+            self.give_back(before.index);
+        }
+    }
+
+    /// From now on every place is wiped once, as soon as nothing in it is needed.
+    pub(super) fn begin_wiping(&mut self) {
+        let all = self.free.iter().chain(&self.waiting).copied().chain(self.held.values().map(|held| held.index));
+        self.to_wipe = all.chain(self.kept_back.map(|kept| kept.index)).collect();
+    }
+
+    /// Takes a place that is to be wiped and that nobody holds; [`Places::wiped`] gives it back.
+    pub(super) fn next_to_wipe(&mut self) -> Option<u32> {
+        let is_wanted = |index: &u32| self.to_wipe.contains(index);
+        let at = self.free.iter().position(is_wanted);
+        self.waiting.pop().or_else(|| at.map(|at| self.free.swap_remove(at)))
+    }
+
+    /// This place has been wiped.
+    pub(super) fn wiped(&mut self, index: u32) {
+        self.to_wipe.remove(&index);
+        self.give_back(index);
+    }
+
+    /// How many places are still to be wiped.
+    pub(super) fn left_to_wipe(&self) -> usize {
+        self.to_wipe.len()
+    }
+
+    /// Whether all that keeps a place from being wiped is that it has the highest answer.
+    pub(super) fn is_kept_back_from_wiping(&self) -> bool {
+        self.kept_back.is_some_and(|kept| kept.idle && self.to_wipe.contains(&kept.index))
+    }
+
+    /// Something else remembers an answer as high as this one: its place need not be kept back.
+    pub(super) fn let_go_of(&mut self, remembered: u64) {
+        if remembered >= self.highest_answer
+            && let Some(kept) = self.kept_back.take_if(|kept| kept.idle)
+        {
+            self.give_back(kept.index);
         }
     }
 

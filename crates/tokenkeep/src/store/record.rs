@@ -493,6 +493,12 @@ pub fn open(sealer: &Sealer, of: &Connection, sealed: &SealedTokens) -> Result<T
     })
 }
 
+/// Whether all of it is sealed under the current key.
+pub fn is_current(sealer: &Sealer, sealed: &SealedTokens) -> bool {
+    let values = [Some(&sealed.access), sealed.refresh.as_ref(), Some(&sealed.extra)];
+    values.into_iter().flatten().all(|value| sealer.is_current(value))
+}
+
 const fn place(of: &Connection, field: Field) -> Place {
     Place { connection: of.id, grant: of.grant, generation: of.generation, field }
 }

@@ -77,6 +77,7 @@ mod tests {
     #[test]
     fn more_than_are_told_of_is_said() {
         let summary = |faults| SummaryJson {
+            master_key_rotation: None,
             total: 100,
             by_status: BTreeMap::from([("held".to_owned(), faults), ("fresh".to_owned(), 1)]),
             next_refresh_at: None,

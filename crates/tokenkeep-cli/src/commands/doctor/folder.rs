@@ -5,8 +5,10 @@ use super::{Check, Verdict};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use tokenkeep::KeySource;
 use tokenkeep::journal::file::FileJournal;
-use tokenkeep::seal::{KeyError, Sealer};
+use tokenkeep::keys::{KeyError, MASTER_KEY_FILE, sealer_of};
+use tokenkeep::seal::Sealer;
 use tokenkeep::store::StoreError;
 use tokenkeep::store::sqlite::SqliteStore;
 
@@ -73,11 +75,11 @@ impl Folder {
     }
 
     /// What is in the folder; nothing where there is none.
-    pub fn content(&self, daemon: &Daemon) -> Vec<Check> {
+    pub fn content(&self, daemon: &Daemon, source: &KeySource) -> Vec<Check> {
         if !matches!(self.found, Found::Folder { .. }) {
             return Vec::new();
         }
-        let key = Key::look(&self.path);
+        let key = Key::look(&self.path, source);
         vec![key.check(), self.journal(&key), self.database(&key, daemon), self.space()]
     }
 
@@ -180,10 +182,11 @@ enum Key {
 }
 
 impl Key {
-    fn look(folder: &Path) -> Self {
-        let path = folder.join("master.key");
-        if path.symlink_metadata().is_ok() {
-            return Sealer::from_file(&path).map_or_else(Self::Unusable, |sealer| Self::Read(Box::new(sealer)));
+    fn look(folder: &Path, source: &KeySource) -> Self {
+        let path = folder.join(MASTER_KEY_FILE);
+        if !source.is_ours() || path.symlink_metadata().is_ok() {
+            let sealer = sealer_of(folder, source.clone());
+            return sealer.map_or_else(Self::Unusable, |sealer| Self::Read(Box::new(sealer)));
         }
         let sealed = ["tokenkeep.db", "journal"].iter().any(|name| folder.join(name).exists());
         if sealed { Self::Lost(path) } else { Self::NotYet }
@@ -207,8 +210,12 @@ impl Key {
 fn mend_key(error: &KeyError) -> String {
     match error {
         KeyError::Mode { path, .. } => format!("`chmod 600 {}`", path.display()),
-        KeyError::Length { .. } => "put the right file back; a cut-off key cannot be made whole".to_owned(),
+        KeyError::NoKey { .. } => "put the right key back; a cut-off key cannot be made whole".to_owned(),
         KeyError::File { path, .. } => format!("make {} readable for the daemon's user", path.display()),
+        KeyError::NotSet(_) | KeyError::NoCredentials(_) => {
+            "the daemon may have it: run this in its environment, or correct [store] master_key".to_owned()
+        }
+        KeyError::NotTakenOver { next, .. } => format!("put the content of {} there", next.display()),
     }
 }
 
@@ -248,11 +255,11 @@ mod tests {
     fn a_key_is_there_of_the_right_length_and_private() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("master.key");
-        let check = || Key::look(folder.path()).check();
+        let check = || Key::look(folder.path(), &KeySource::StateFolder).check();
         assert_eq!(check().verdict, Verdict::Skipped);
         fs::write(folder.path().join("journal"), "").unwrap();
         assert!(check().found.contains("sealed with it"));
-        Sealer::create_file(&path).unwrap();
+        tokenkeep::keys::create_file(&path).unwrap();
         assert_eq!(check().verdict, Verdict::Ok);
         set_mode(&path, 0o640);
         assert!(check().mend.unwrap().contains("chmod 600"));

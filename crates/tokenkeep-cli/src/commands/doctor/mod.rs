@@ -8,6 +8,7 @@ mod daemon;
 mod folder;
 mod provider;
 
+use super::serve;
 use crate::cli::Common;
 use crate::client::Client;
 use crate::error::{CliError, Exit};
@@ -18,6 +19,7 @@ use daemon::Daemon;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use tokenkeep::KeySource;
 
 /// Of `doctor`.
 #[derive(Args, Debug)]
@@ -129,9 +131,12 @@ struct Report {
 /// There is nothing to derive the state folder from, or standard output cannot be written.
 pub fn run(common: &Common, args: &DoctorArgs) -> Result<Exit, CliError> {
     let state_dir = common.state_dir()?;
-    let mut checks = of_folder(common, &state_dir);
-    if let Some(config) = &args.config {
-        checks.extend(provider::configuration(config, args.network));
+    let settings = args.config.as_deref().map(|path| (path, serve::settings(Some(path))));
+    let source =
+        settings.as_ref().and_then(|(_, settings)| settings.as_ref().ok()).map(|found| found.master_key.clone());
+    let mut checks = of_folder(common, &state_dir, &source.unwrap_or_default());
+    if let Some((path, settings)) = settings {
+        checks.extend(provider::configuration(path, settings, args.network));
     }
     let exit = if checks.iter().any(|check| check.verdict == Verdict::Fault) { Exit::Error } else { Exit::Ok };
     let report = Report { summary: summary(&checks), checks };
@@ -144,7 +149,7 @@ pub fn run(common: &Common, args: &DoctorArgs) -> Result<Exit, CliError> {
 }
 
 /// The folder, what is in it, and who uses it.
-fn of_folder(common: &Common, state_dir: &Path) -> Vec<Check> {
+fn of_folder(common: &Common, state_dir: &Path, source: &KeySource) -> Vec<Check> {
     let folder = folder::Folder::look(state_dir);
     let mut checks = vec![folder.check()];
     let client = match common.socket() {
@@ -156,7 +161,7 @@ fn of_folder(common: &Common, state_dir: &Path) -> Vec<Check> {
     };
     let daemon = Daemon::look(&client, &folder);
     checks.extend(daemon.checks(state_dir));
-    checks.extend(folder.content(&daemon));
+    checks.extend(folder.content(&daemon, source));
     if daemon.answers() {
         checks.extend(connections::checks(&client, &common.namespace));
     }

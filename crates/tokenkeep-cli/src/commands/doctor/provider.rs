@@ -1,17 +1,16 @@
 //! The configuration, and whether its providers can be reached.
 
 use super::Check;
-use crate::commands::serve;
-use crate::config::ProviderSettings;
+use crate::config::{ProviderSettings, Settings};
 use crate::daemon::block_on;
 use crate::error::CliError;
 use std::path::Path;
 use tokenkeep::endpoint::http::{HttpEndpoint, Options};
 use tokenkeep::endpoint::{Endpoint as _, Reuse};
 
-/// Reads the configuration as the daemon does; with `network`, connects to each provider.
-pub fn configuration(path: &Path, network: bool) -> Vec<Check> {
-    let settings = match serve::settings(Some(path)) {
+/// The configuration as the daemon reads it; with `network`, connects to each provider.
+pub fn configuration(path: &Path, settings: Result<Settings, CliError>, network: bool) -> Vec<Check> {
+    let settings = match settings {
         Ok(settings) => settings,
         Err(error) => return vec![Check::of_error("configuration", &error)],
     };
@@ -62,7 +61,7 @@ mod tests {
         };
         let text = section("here", there.local_addr().unwrap()) + &section("there", gone);
         std::fs::write(&path, text).unwrap();
-        let checks = configuration(&path, true);
+        let checks = configuration(&path, crate::commands::serve::settings(Some(&path)), true);
         let verdicts: Vec<Verdict> = checks.iter().map(|check| check.verdict).collect();
         assert_eq!(verdicts, [Verdict::Ok, Verdict::Ok, Verdict::Fault], "{checks:?}");
         assert!(checks[2].mend.as_deref().unwrap().contains("network"), "{checks:?}");
@@ -73,7 +72,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenkeep.toml");
         std::fs::write(&path, "[refresh]\nmax_retires = 3\n").unwrap();
-        let checks = configuration(&path, false);
+        let checks = configuration(&path, crate::commands::serve::settings(Some(&path)), false);
         assert!(checks[0].verdict == Verdict::Fault && checks[0].found.contains("toml:2:1"), "{checks:?}");
     }
 }

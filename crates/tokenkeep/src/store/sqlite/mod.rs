@@ -11,6 +11,7 @@
 //! known without asking the file.
 
 mod checkpoint;
+mod copy;
 mod events;
 mod ops;
 mod reader;
@@ -20,12 +21,15 @@ mod schema;
 mod tests;
 mod writer;
 
+pub use copy::mark_restored;
+pub use schema::known_version;
+
 use super::record;
 use super::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Quota,
     Store, StoreError, Summary, Work,
 };
-use crate::seal::Sealer;
+use crate::seal::{CheckValue, Sealer};
 use async_trait::async_trait;
 use ops::{Batch, SealedClaimOne};
 use rows::SealedWork;
@@ -51,6 +55,17 @@ pub struct ClockAnchor {
     pub offset_ms: i64,
     /// The wall clock minus steady time when it was last looked at, in milliseconds.
     pub skew_ms: i64,
+}
+
+/// What one step of sealing token sets anew did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Resealed {
+    /// The number of the last connection that was looked at; `None` when there is none further.
+    pub last: Option<i64>,
+    /// How many are now under the current key.
+    pub done: u64,
+    /// How many could not be read, and were left as they are.
+    pub unreadable: u64,
 }
 
 /// A store in one SQLite file.
@@ -238,6 +253,64 @@ impl SqliteStore {
     /// As every write.
     pub async fn due_if_issued_after(&self, now: Timestamp) -> Result<u64, StoreError> {
         self.write(RECORD_BYTES, move |batch| batch.due_if_issued_after(now)).await
+    }
+
+    /// Whether a rotation of the master key goes on.
+    ///
+    /// # Errors
+    /// As every read.
+    pub async fn is_rotating(&self) -> Result<bool, StoreError> {
+        let next = |database: &Database, _| ops::meta::<Vec<u8>>(database, schema::NEXT_KEY_CHECK);
+        Ok(self.read(next).await?.is_some())
+    }
+
+    /// Notes that a rotation goes on to the key of this check value. From then on the sealer must have both.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn begin_rotation(&self, next: CheckValue) -> Result<(), StoreError> {
+        self.write(RECORD_BYTES, move |batch| batch.begin_rotation(next)).await
+    }
+
+    /// Seals the next `limit` token sets after the connection of number `after` under the current key.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn reseal(&self, after: i64, limit: usize) -> Result<Resealed, StoreError> {
+        self.write(limit.saturating_mul(RECORD_BYTES), move |batch| batch.reseal(after, limit)).await
+    }
+
+    /// Notes that everything is sealed under the current key.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn finish_rotation(&self) -> Result<(), StoreError> {
+        self.write(RECORD_BYTES, |batch| batch.finish_rotation()).await
+    }
+
+    /// How many connections there are.
+    ///
+    /// # Errors
+    /// As every read.
+    pub async fn count(&self) -> Result<u64, StoreError> {
+        self.read_much(|database, _| reader::count_token_sets(database)).await
+    }
+
+    /// Whether it was restored from a backup, and [`SqliteStore::accept_journal`] has not been called since.
+    ///
+    /// # Errors
+    /// As every read.
+    pub async fn is_restored(&self) -> Result<bool, StoreError> {
+        let from = |database: &Database, _| ops::meta::<Vec<u8>>(database, schema::RESTORED_FROM);
+        Ok(self.read(from).await?.is_some())
+    }
+
+    /// Notes that from now on the journal whose highest answer this is belongs to it, whatever was before.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn accept_journal(&self, highest_answer: u64) -> Result<(), StoreError> {
+        self.write(RECORD_BYTES, move |batch| batch.accept_journal(highest_answer)).await
     }
 
     /// How many transactions have been committed since the store was opened: under load, far fewer than

@@ -1,7 +1,8 @@
 //! What the writer does inside a transaction: one method for each call of the store.
 
 use super::rows::{self, Loaded, SealedWork};
-use super::{ClockAnchor, OpenClaim, Shared, events, fault};
+use super::{ClockAnchor, OpenClaim, Resealed, Shared, events, fault, schema};
+use crate::seal::CheckValue;
 use crate::store::record::{self, Fingerprint, SealedTokens, TimeBase};
 use crate::store::rules::{self, Brought};
 use crate::store::{
@@ -67,11 +68,7 @@ fn interned(database: &Database, sql: &str) -> rusqlite::Result<BTreeMap<String,
 
 /// One value of the table `meta`.
 pub fn meta<T: FromSql>(database: &Database, key: &str) -> Result<Option<T>, StoreError> {
-    let read = || {
-        let mut statement = database.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
-        statement.query_row([key], |row| row.get(0)).optional()
-    };
-    read().map_err(|cause| fault(&cause))
+    schema::meta(database, key).map_err(|cause| fault(&cause))
 }
 
 fn set_meta(database: &Database, key: &str, value: impl ToSql) -> Result<(), StoreError> {
@@ -81,6 +78,11 @@ fn set_meta(database: &Database, key: &str, value: impl ToSql) -> Result<(), Sto
             .execute(params![key, value])
     };
     write().map(|_| ()).map_err(|cause| fault(&cause))
+}
+
+fn unset_meta(database: &Database, key: &str) -> Result<(), StoreError> {
+    let deleted = database.prepare_cached("DELETE FROM meta WHERE key = ?1").and_then(|mut s| s.execute([key]));
+    deleted.map(drop).map_err(|cause| fault(&cause))
 }
 
 /// What stored times are counted from.
@@ -296,7 +298,8 @@ impl<'a> Batch<'a> {
             return Ok(Committed::Superseded);
         };
         self.replace_schedule(&stored.connection, &next)?;
-        self.replace_record(&stored, &next, sealed).map_err(|cause| fault(&cause))?;
+        let renewed = self.under_the_current_key(&next, sealed)?;
+        self.replace_record(&stored, &next, renewed.as_ref().or(sealed)).map_err(|cause| fault(&cause))?;
         let events = self.write_events_of(&next, &commit.events)?;
         Ok(Committed::Applied(Box::new(next), events))
     }
@@ -359,6 +362,18 @@ impl<'a> Batch<'a> {
         Ok(Granted::Created(Box::new(connection), event))
     }
 
+    /// What was sealed just before a rotation began is sealed anew: the rows that are sealed anew after it may have
+    /// been passed already.
+    fn under_the_current_key(
+        &self,
+        of: &Connection,
+        sealed: Option<&SealedTokens>,
+    ) -> Result<Option<SealedTokens>, StoreError> {
+        let sealed = sealed.filter(|sealed| !record::is_current(&self.shared.sealer, sealed));
+        let open = |sealed| Ok(record::seal(&self.shared.sealer, of, &record::open(&self.shared.sealer, of, sealed)?));
+        sealed.map(open).transpose()
+    }
+
     /// Only the writer knows number and generation of a new grant, so it seals here.
     fn seal(&self, of: &Connection, tokens: Option<&TokenSet>) -> Option<SealedTokens> {
         tokens.map(|tokens| record::seal(&self.shared.sealer, of, tokens))
@@ -418,6 +433,51 @@ impl<'a> Batch<'a> {
 
     fn write_events_of(&mut self, connection: &Connection, events: &[NewEvent]) -> Result<Vec<Event>, StoreError> {
         events.iter().map(|event| self.write_event_of(connection, event.clone())).collect()
+    }
+
+    /// Notes that a rotation goes on to the key of this check value.
+    pub fn begin_rotation(&self, next: CheckValue) -> Result<(), StoreError> {
+        set_meta(self.database, schema::NEXT_KEY_CHECK, next)
+    }
+
+    /// Seals the next `limit` token sets after `after` under the current key, where they are not yet.
+    pub fn reseal(&mut self, after: i64, limit: usize) -> Result<Resealed, StoreError> {
+        let ids = token_sets(self.database, after, limit).map_err(|cause| fault(&cause))?;
+        let mut resealed = Resealed { last: ids.last().copied(), ..Resealed::default() };
+        for id in ids {
+            match self.reseal_one(id) {
+                Ok(()) => resealed.done += 1,
+                Err(StoreError::Damaged(what)) => {
+                    tracing::error!(error = %what, "a stored token set cannot be sealed anew");
+                    resealed.unreadable += 1;
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(resealed)
+    }
+
+    fn reseal_one(&self, id: i64) -> Result<(), StoreError> {
+        let Some(SealedWork { connection, sealed }) = rows::load_sealed(self.database, self.base(), id)? else {
+            return Err(record::damage(id, "it has a token set, but no name or no schedule"));
+        };
+        let Some(renewed) = self.under_the_current_key(&connection, sealed.as_ref())? else { return Ok(()) };
+        rows::update_sealed(self.database, id, &renewed).map_err(|cause| fault(&cause))
+    }
+
+    /// Everything is sealed under the current key: the former one is good for nothing from now on.
+    pub fn finish_rotation(&self) -> Result<(), StoreError> {
+        let sealer = &self.shared.sealer;
+        set_meta(self.database, schema::FINGERPRINT_KEY, sealer.sealed_fingerprint_key())?;
+        set_meta(self.database, schema::KEY_CHECK, sealer.check_value())?;
+        unset_meta(self.database, schema::NEXT_KEY_CHECK)
+    }
+
+    /// Counts on what the journal has seen, where the two do not belong together.
+    pub fn accept_journal(&mut self, highest_answer: u64) -> Result<(), StoreError> {
+        self.scratch.journal_sequence = highest_answer;
+        self.scratch.changed.journal_sequence = true;
+        unset_meta(self.database, schema::RESTORED_FROM)
     }
 
     /// Keeps the clock anchor.
@@ -528,6 +588,12 @@ fn next_due(database: &Database, base: TimeBase, provider: i64) -> rusqlite::Res
 fn issued_after(database: &Database, now: i64) -> rusqlite::Result<Vec<i64>> {
     let sql = "SELECT id FROM schedule WHERE phase = 0 AND issued_at > ?1 AND due_at > ?1 ORDER BY id";
     database.prepare(sql)?.query_map([now], |row| row.get(0))?.collect()
+}
+
+fn token_sets(database: &Database, after: i64, limit: usize) -> rusqlite::Result<Vec<i64>> {
+    let sql = "SELECT id FROM token_set WHERE id > ?1 ORDER BY id LIMIT ?2";
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    database.prepare_cached(sql)?.query_map([after, limit], |row| row.get(0))?.collect()
 }
 
 fn write_tallies(database: &Database, changes: &BTreeMap<(i64, i64), i64>) -> rusqlite::Result<()> {

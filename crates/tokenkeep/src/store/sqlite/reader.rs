@@ -78,6 +78,12 @@ pub fn open_claims(
     Ok(found)
 }
 
+/// How many connections there are.
+pub fn count_token_sets(database: &Database) -> Result<u64, StoreError> {
+    let count = database.query_row("SELECT count(*) FROM token_set", [], |row| row.get::<_, i64>(0));
+    Ok(count.map_err(|cause| fault(&cause))?.cast_unsigned())
+}
+
 /// [`crate::store::Store::list`].
 pub fn list(
     database: &Database,

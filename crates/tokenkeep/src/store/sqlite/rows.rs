@@ -343,6 +343,14 @@ pub fn update_tokens(
     Ok(())
 }
 
+/// Writes the same token set, sealed anew.
+pub fn update_sealed(database: &Database, id: i64, sealed: &SealedTokens) -> rusqlite::Result<()> {
+    database
+        .prepare_cached("UPDATE token_set SET access = ?2, refresh = ?3, extra = ?4 WHERE id = ?1")?
+        .execute(params![id, sealed.access, sealed.refresh, sealed.extra])?;
+    Ok(())
+}
+
 /// Writes the record, and leaves the token set beside it alone.
 pub fn update_record(
     database: &Database,

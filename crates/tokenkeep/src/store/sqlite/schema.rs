@@ -4,7 +4,8 @@ use super::fault;
 use crate::seal::Sealer;
 use crate::store::StoreError;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior};
+use rusqlite::types::FromSql;
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read as _;
@@ -24,7 +25,35 @@ const READER_CACHE_KIB: i64 = 2 * 1024;
 const STATEMENTS_MAX: usize = 64;
 
 /// One step for each version; the last one's number is the version that this Tokenkeep writes.
-const MIGRATIONS: &[&str] = &[VERSION_1];
+const MIGRATIONS: &[Step] = &[Step { sql: VERSION_1, then: nothing }, Step { sql: "", then: keep_fingerprint_key }];
+
+/// One step from a version to the next: what SQL can say, and what it cannot.
+struct Step {
+    sql: &'static str,
+    then: fn(&Transaction<'_>, &Sealer) -> rusqlite::Result<()>,
+}
+
+fn nothing(_: &Transaction<'_>, _: &Sealer) -> rusqlite::Result<()> {
+    Ok(())
+}
+
+/// Version 2: the key of the fingerprints is stored, so that it outlives the master key that it was derived from. An
+/// earlier Tokenkeep would not know it, nor what a rotation is.
+fn keep_fingerprint_key(transaction: &Transaction<'_>, sealer: &Sealer) -> rusqlite::Result<()> {
+    let key = sealer.sealed_fingerprint_key();
+    transaction.execute("INSERT INTO meta (key, value) VALUES (?1, ?2)", (FINGERPRINT_KEY, key)).map(drop)
+}
+
+/// `meta`: the check value of the master key.
+pub const KEY_CHECK: &str = "key_check";
+/// `meta`: the check value of the key that a rotation leads to, while one goes on.
+pub const NEXT_KEY_CHECK: &str = "next_key_check";
+/// `meta`: the key of the fingerprints, sealed under the key of [`KEY_CHECK`].
+pub const FINGERPRINT_KEY: &str = "fingerprint_key";
+/// The first version that has [`FINGERPRINT_KEY`].
+const FINGERPRINT_KEY_SINCE: i64 = 2;
+/// `meta`: the backup that this database was restored from, until its connections are held.
+pub const RESTORED_FROM: &str = "restored_from";
 
 const VERSION_1: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
@@ -152,7 +181,7 @@ pub fn prepare(path: &Path, sealer: &Sealer) -> Result<(), StoreError> {
     let version = examine(path, sealer)?;
     restrict(path)?;
     if version < known_version() {
-        migrate(&mut writer(path)?, version)?;
+        migrate(&mut writer(path)?, version, sealer)?;
     }
     Ok(())
 }
@@ -207,7 +236,7 @@ fn create(path: &Path, sealer: &Sealer) -> Result<(), StoreError> {
         .map_err(|cause| unusable(&draft, &cause))?;
     let mut database = writer(&draft)?;
     database.pragma_update(None, "application_id", APPLICATION_ID).map_err(|cause| fault(&cause))?;
-    migrate(&mut database, 0)?;
+    migrate(&mut database, 0, sealer)?;
     identify(&database, sealer)?;
     database.close().map_err(|(_, cause)| fault(&cause))?;
     settle(&draft, path).map_err(|cause| unusable(path, &cause))
@@ -226,12 +255,16 @@ fn identify(database: &Connection, sealer: &Sealer) -> Result<(), StoreError> {
     aws_lc_rs::rand::fill(&mut id).map_err(|_| StoreError::Unusable("the system gives no random bytes".into()))?;
     let mut put = database.prepare("INSERT INTO meta (key, value) VALUES (?1, ?2)").map_err(|cause| fault(&cause))?;
     put.execute(("store_id", i64::from_le_bytes(id))).map_err(|cause| fault(&cause))?;
-    put.execute(("key_check", sealer.check_value())).map_err(|cause| fault(&cause))?;
+    put.execute((KEY_CHECK, sealer.check_value())).map_err(|cause| fault(&cause))?;
     Ok(())
 }
 
-/// Reads who wrote the file and for which key; changes nothing, not even by closing it.
-fn examine(path: &Path, sealer: &Sealer) -> Result<i64, StoreError> {
+/// Reads who wrote the file and for which key; changes nothing, not even by closing it. Tells the sealer which of its
+/// keys are good for what.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn examine(path: &Path, sealer: &Sealer) -> Result<i64, StoreError> {
     let has_log = has_log(path);
     check_length(path, has_log)?;
     let database = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
@@ -249,17 +282,55 @@ fn examine(path: &Path, sealer: &Sealer) -> Result<i64, StoreError> {
     if found > known_version() {
         return Err(StoreError::Newer { found, known: known_version() });
     }
-    let key_check: Option<Vec<u8>> = database
-        .query_row("SELECT value FROM meta WHERE key = 'key_check'", [], |row| row.get(0))
-        .optional()
-        .map_err(damaged)?;
-    if key_check.is_none_or(|stored| stored != sealer.check_value()) {
-        return Err(StoreError::Damaged(format!(
-            "{} was sealed under another master key; nothing was changed: put the master key back that belongs to it",
-            path.display()
-        )));
+    let check = |key| meta::<Vec<u8>>(&database, key).map_err(damaged);
+    settle_keys(path, sealer, check(KEY_CHECK)?, check(NEXT_KEY_CHECK)?)?;
+    if found >= FINGERPRINT_KEY_SINCE {
+        let key: Option<Vec<u8>> = meta(&database, FINGERPRINT_KEY).map_err(damaged)?;
+        adopt_fingerprint_key(sealer, key).map_err(|what| {
+            StoreError::Damaged(format!("{}: {what}; nothing was changed: {RESTORE}", path.display()))
+        })?;
     }
     Ok(found)
+}
+
+fn adopt_fingerprint_key(sealer: &Sealer, key: Option<Vec<u8>>) -> Result<(), String> {
+    let key = key.ok_or("the key of its fingerprints is missing")?;
+    sealer.adopt_fingerprint_key(&key).map_err(|cause| format!("the key of its fingerprints: {cause}"))
+}
+
+fn settle_keys(
+    path: &Path,
+    sealer: &Sealer,
+    key: Option<Vec<u8>>,
+    next_key: Option<Vec<u8>>,
+) -> Result<(), StoreError> {
+    let key = key.unwrap_or_default();
+    let settled = match &next_key {
+        Some(next_key) => sealer.settle(next_key, Some(&key)),
+        None => sealer.settle(&key, None),
+    };
+    if settled {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(StoreError::Damaged(if next_key.is_some_and(|next_key| sealer.knows(&key) != sealer.knows(&next_key)) {
+        format!(
+            "{path} is in the middle of a rotation of its master key, and only one of its two keys is at hand; nothing \
+             was changed: put both master.key and master.key.next back that belong to it"
+        )
+    } else {
+        format!(
+            "{path} was sealed under another master key; nothing was changed: put the master key back that belongs to it"
+        )
+    }))
+}
+
+/// One value of the table `meta`.
+///
+/// # Errors
+/// SQLite's.
+pub fn meta<T: FromSql>(database: &Connection, key: &str) -> rusqlite::Result<Option<T>> {
+    database.prepare_cached("SELECT value FROM meta WHERE key = ?1")?.query_row([key], |row| row.get(0)).optional()
 }
 
 /// What SQLite itself would take for an empty database, or would not notice.
@@ -308,11 +379,12 @@ pub fn at_opening(path: &Path, cause: &rusqlite::Error) -> StoreError {
 }
 
 /// Applies what is missing, each step in its own transaction together with its number.
-fn migrate(database: &mut Connection, from: i64) -> Result<(), StoreError> {
+fn migrate(database: &mut Connection, from: i64, sealer: &Sealer) -> Result<(), StoreError> {
     for (step, version) in MIGRATIONS.iter().zip(1..).filter(|(_, version)| *version > from) {
         let run = |database: &mut Connection| {
             let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            transaction.execute_batch(step)?;
+            transaction.execute_batch(step.sql)?;
+            (step.then)(&transaction, sealer)?;
             transaction.pragma_update(None, "user_version", version)?;
             transaction.commit()
         };

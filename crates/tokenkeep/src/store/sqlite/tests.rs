@@ -5,6 +5,7 @@ mod measure;
 mod space;
 
 use super::*;
+use crate::keys::MasterKey;
 use crate::store::conformance;
 use crate::store::conformance::claim_as_seen;
 use crate::store::memory::MemoryStore;
@@ -127,6 +128,44 @@ fn success(work: &Work, name: &str) -> Commit {
         next,
         journal_sequence: 5,
     }
+}
+
+/// A caller seals before the writer writes: between the two, everything may have been sealed under another key.
+#[tokio::test]
+async fn what_was_sealed_before_a_rotation_and_comes_after_it_is_sealed_anew() {
+    let place = Place::new();
+    let store = place.open().unwrap();
+    store.grant(at(0), vec![new_grant("a")]).await.unwrap();
+    let work = store.claim_due(at(2_000), HOLDER, &[quota(1)]).await.unwrap().work.remove(0);
+    let mut commit = success(&work, "a2");
+    let sealed = record::seal(&store.shared.sealer, &commit.next, &commit.tokens.take().unwrap());
+    let next = MasterKey::from_bytes([8; 32]);
+    store.begin_rotation(next.check_value()).await.unwrap();
+    store.shared.sealer.rotate_to(&next);
+    let resealed = store.reseal(i64::MIN, 9).await.unwrap();
+    assert_eq!(resealed, Resealed { last: Some(1), done: 1, unreadable: 0 });
+    store.write(0, move |batch| batch.commit(&commit, Some(&sealed))).await.unwrap();
+    store.finish_rotation().await.unwrap();
+    store.shared.sealer.forget_former();
+    assert_eq!(refresh_token(&store, "a").await, "refresh-canary-a2");
+    store.close().await.unwrap();
+    assert!(matches!(place.open(), Err(StoreError::Damaged(_))), "the former key");
+    let store = SqliteStore::open(&place.path, Arc::new(Sealer::of(&next, &[]))).unwrap();
+    assert_eq!(refresh_token(&store, "a").await, "refresh-canary-a2");
+}
+
+/// What cannot be read is told, and keeps the others from nothing.
+#[tokio::test]
+async fn a_damaged_token_set_does_not_hold_a_rotation_up() {
+    let place = Place::new();
+    let store = place.open().unwrap();
+    store.grant(at(0), vec![new_grant("a"), new_grant("b")]).await.unwrap();
+    place.sql("UPDATE token_set SET refresh = zeroblob(60) WHERE id = 1");
+    store.shared.sealer.rotate_to(&MasterKey::from_bytes([8; 32]));
+    let resealed = store.reseal(i64::MIN, 9).await.unwrap();
+    assert_eq!(resealed, Resealed { last: Some(2), done: 1, unreadable: 1 });
+    store.shared.sealer.forget_former();
+    assert_eq!(refresh_token(&store, "b").await, "refresh-canary-b");
 }
 
 async fn refresh_token(store: &SqliteStore, name: &str) -> String {

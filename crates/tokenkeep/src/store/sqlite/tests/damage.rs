@@ -23,6 +23,23 @@ fn refused(place: &Place, says: &str) {
     assert!(!schema::beside(&place.path, "-wal").exists());
 }
 
+/// A database as the first version wrote it: it did not store the key of its fingerprints.
+#[tokio::test]
+async fn what_version_1_wrote_is_taken_over_with_its_fingerprints() {
+    let place = Place::new();
+    closed(&place).await;
+    place.sql("DELETE FROM meta WHERE key = 'fingerprint_key'; PRAGMA user_version = 1");
+    let store = place.open().unwrap();
+    assert_eq!(refresh_token(&store, "a").await, "refresh-canary-a");
+    let again = store.grant(at(0), vec![new_grant("a")]).await.unwrap();
+    assert!(matches!(again[0], Granted::AlreadyHeld(_)));
+    store.close().await.unwrap();
+    let version: i64 = place.database().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 2);
+    place.sql("DELETE FROM meta WHERE key = 'fingerprint_key'");
+    refused(&place, "the key of its fingerprints is missing");
+}
+
 #[tokio::test]
 async fn a_newer_schema_is_refused_and_left_alone() {
     let place = Place::new();
@@ -30,7 +47,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     place.sql("PRAGMA user_version = 99");
     let before = place.bytes();
     let error = place.open().unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 99, known: 1 }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 99, known: 2 }), "{error}");
     assert_eq!(place.bytes(), before);
     assert!(!schema::beside(&place.path, "-wal").exists());
 }
@@ -47,7 +64,7 @@ async fn a_newer_schema_in_the_log_is_refused_and_left_alone() {
     }
     let log = || std::fs::read(schema::beside(&crashed.path, "-wal")).unwrap();
     let before = (crashed.bytes(), log());
-    assert!(matches!(crashed.open().unwrap_err(), StoreError::Newer { found: 99, known: 1 }));
+    assert!(matches!(crashed.open().unwrap_err(), StoreError::Newer { found: 99, known: 2 }));
     assert_eq!((crashed.bytes(), log()), before);
 }
 
