@@ -31,6 +31,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod answer;
+mod dialect;
 mod fault;
 mod provider;
 mod random;
@@ -39,16 +40,17 @@ mod rotation;
 mod server;
 mod token;
 
-pub use answer::{Answer, Refusal};
+pub use answer::{Answer, Refusal, Unfit};
+pub use dialect::{Dialect, UnknownDialect};
 pub use fault::{
     Chance, DELAY_MS_MAX, Fault, FaultPlan, Faults, ImpossiblePlan, OVERSIZED_BYTES_MAX, OddExpiry, Reply, SCRIPT_MAX,
     ScriptFull,
 };
 pub use provider::{
-    ClientAuth, ClientConfig, DEFAULT_SCOPE, Death, DeathCause, GraceReuse, Grant, GrantId, GrantLedger, GrantOptions,
-    InFlight, Introspection, Provider, ProviderConfig, RefusalStyle, ReuseEvent, ReusedToken, Standing, TokenSet,
-    Totals, fingerprint,
+    AnswerStyle, Ask, ClientAuth, ClientConfig, DEFAULT_SCOPE, Death, DeathCause, Decision, GraceReuse, Grant, GrantId,
+    GrantLedger, GrantOptions, InFlight, Introspection, Offline, Provider, ProviderConfig, RefusalStyle, ReuseEvent,
+    ReusedToken, Standing, TokenSet, Totals, UnfitAsk, fingerprint,
 };
-pub use request::{Credentials, OAuthRequest};
+pub use request::{Accepts, Credentials, OAuthRequest};
 pub use rotation::{Rotation, UnknownRotation};
 pub use server::{Server, State};

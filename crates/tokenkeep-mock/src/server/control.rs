@@ -115,6 +115,7 @@ impl GrantsWish {
                 None => format!("{}{nth}", self.label_prefix.as_deref().unwrap_or("c")),
             },
             client: self.client.clone(),
+            owner: None,
             rotation: self.rotation,
             access_ttl_ms: self.access_ttl_s.map(milliseconds),
             scope: None,
