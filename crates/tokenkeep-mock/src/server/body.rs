@@ -137,7 +137,7 @@ impl Body for MockBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             MockBody::Whole(body) => body.size_hint(),
-            MockBody::Cut(body) => body.announced.clone(),
+            MockBody::Cut(body) => body.announced,
             MockBody::Drip(body) => SizeHint::with_exact(body.rest.len() as u64),
             MockBody::Pieces(_) => SizeHint::default(),
         }
