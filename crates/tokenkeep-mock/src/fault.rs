@@ -1,33 +1,39 @@
 //! The ways in which the provider misbehaves, and who decides when.
 //!
 //! A [`Fault`] says what happens to one request. It comes from a script, which names the next faults of one grant or of
-//! all, or from a [`FaultPlan`], which draws faults by probability. [`Faults`] holds both.
+//! all, or from a [`FaultPlan`], which draws faults by probability. [`Faults`] holds both. [`catalogue`](entries) lists
+//! them all, as `GET /control/faults` and `tokenkeep mock-provider --help` do.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt;
+mod catalogue;
+mod plan;
 
-use http::header::{LOCATION, RETRY_AFTER};
-use http::{HeaderValue, StatusCode};
+use http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
+
+pub use catalogue::{Entry, entries};
+pub use plan::{Chance, FaultPlan, Faults, ImpossiblePlan, SCRIPT_MAX, ScriptFull, UnknownPlan};
 
 use crate::answer::Answer;
-use crate::random::{keyed, unit};
 
 /// The longest delay of an answer; longer ones are cut to this.
 pub const DELAY_MS_MAX: u64 = 600_000;
 
-/// How many scripted faults may wait, over all grants.
-pub const SCRIPT_MAX: usize = 1_000_000;
-
-/// The longest body of [`Fault::Oversized`].
+/// The longest body of [`Fault::Oversized`], and the most that [`Fault::HugeHeaders`] adds.
 pub const OVERSIZED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What happens to one request at the token endpoint.
+/// The deepest nesting of [`Fault::Deep`].
+pub const DEEP_LEVELS_MAX: usize = 1_000_000;
+
+/// The length of one header of [`Fault::HugeHeaders`].
+const HEADER_BYTES: usize = 8_000;
+
+/// What happens to one request at the token endpoint or at the API behind it.
 ///
 /// *Before* means that the provider did not process the request: the refresh token is as it was. *After* means that it
 /// did: the refresh token is rotated and its answer is delayed, spoilt or lost. In JSON, `kind` names the fault in
-/// snake case beside its fields: `{"kind": "throttled", "retry_after_s": 3}`.
+/// snake case beside its fields: `{"kind": "throttled", "retry_after_s": 3}`. [`entries`] has an example of each.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
@@ -54,6 +60,22 @@ pub enum Fault {
         #[serde(default)]
         retry_after_s: Option<u64>,
     },
+    /// Before: 429 or 503 (any other status counts as 429) whose `Retry-After` is any text, or missing.
+    Busy {
+        /// The status.
+        status: u16,
+        /// The text of `Retry-After`: an HTTP date, or nonsense. One that fits no header is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after: Option<String>,
+    },
+    /// Before: 429 as Atlassian's API sends it, with `Retry-After`, `X-RateLimit-*` and `RateLimit-Reason`.
+    RateLimited {
+        /// The seconds of `Retry-After`.
+        retry_after_s: u64,
+        /// `RateLimit-Reason`: `jira-burst-based`, `jira-quota-tenant-based`, `jira-quota-global-based` or
+        /// `jira-per-issue-on-write`.
+        reason: String,
+    },
     /// Before: a 5xx. Any other status counts as 500.
     ServerErrorBefore {
         /// The status.
@@ -72,17 +94,31 @@ pub enum Fault {
     ResetBefore,
     /// After: resets the connection.
     ResetAfter,
-    /// After: closes the connection in the middle of the body.
+    /// After: closes the connection in the middle of the body, whose length was announced.
     Truncated,
+    /// After: closes the connection in the middle of a chunked body.
+    ChunkedCut,
+    /// After: the body comes a few bytes at a time.
+    SlowDrip {
+        /// How many bytes at a time; 0 counts as 1.
+        bytes: usize,
+        /// The time between two.
+        every_ms: u64,
+    },
     /// Before: 200 with a page of HTML, as a captive portal answers.
     Html,
     /// Before: 403 with a page of HTML, as a gateway answers.
     HtmlForbidden,
-    /// Before: 307 to another place.
+    /// Before: a redirect to another place.
     Redirect {
         /// The place; one on this server that does not exist where it is not given or not fit for a header.
         #[serde(default)]
         location: Option<String>,
+    },
+    /// Before: a redirect to the same place with another status.
+    RedirectAs {
+        /// The status: 301, 302, 303, 307 or 308; any other counts as 302.
+        status: u16,
     },
     /// Before: an OAuth error of the given status (200 or 400 to 599, else 400).
     Error {
@@ -99,19 +135,60 @@ pub enum Fault {
         /// Which form.
         expires_in: OddExpiry,
     },
+    /// After: one field of the answer has another value, of any type, or is not there.
+    OddField {
+        /// The field.
+        field: String,
+        /// Its value; `null` is a value too, and the field is removed only where none is given.
+        #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
+        value: Option<Value>,
+    },
+    /// After: `token_type` is `bEARER`.
+    OddBearer,
+    /// After: the status of a success is 201.
+    Created,
     /// After: the answer is form-encoded.
     FormEncoded,
+    /// After: the answer is announced as another type, or as none.
+    ContentType {
+        /// The type; one that fits no header is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        value: Option<String>,
+    },
     /// After: 200 with bytes that mean nothing, announced as JSON.
     Garbage,
     /// After: 200 with an empty body.
     Empty,
     /// After: the answer begins with a byte order mark and ends with text that does not belong to it.
     Decorated,
+    /// After: the answer begins with a byte order mark.
+    ByteOrderMark,
+    /// After: the answer ends with text that does not belong to it.
+    TrailingText,
+    /// After: each field comes twice, first with a stale value.
+    DuplicateKeys,
+    /// After: the answer has a further field whose letters are Latin-1 and not UTF-8.
+    Latin1,
+    /// After: the answer has a further field of arrays within arrays.
+    Deep {
+        /// How many, at most a million.
+        levels: usize,
+    },
     /// After: the answer carries a further field that makes it longer by this much, at most 64 MiB.
     Oversized {
         /// How much longer.
         bytes: usize,
     },
+    /// After: the answer carries further headers of this length in all, at most 64 MiB.
+    HugeHeaders {
+        /// How much longer.
+        bytes: usize,
+    },
+}
+
+/// Tells a field that is `null` from one that is not there.
+fn given<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
 }
 
 /// A form of `expires_in` that the standard does not know and that servers send.
@@ -139,10 +216,23 @@ pub enum Reply {
     Answer(Answer),
     /// Only this many bytes of its body are sent; then the connection is closed.
     Truncated(Answer, usize),
+    /// Its body is sent in chunks, of which the last ones are missing: the connection is closed after this many bytes.
+    ChunkedCut(Answer, usize),
+    /// Its body is sent slowly.
+    Dripped(Answer, Drip),
     /// The connection is closed and nothing is sent.
     Close,
     /// The connection is reset and nothing is sent.
     Reset,
+}
+
+/// How slowly a body is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drip {
+    /// So many bytes at a time, at least one.
+    pub bytes: usize,
+    /// The time between two.
+    pub every_ms: u64,
 }
 
 impl Fault {
@@ -154,6 +244,8 @@ impl Fault {
             Fault::DelayAnswer { .. } => "delay_answer",
             Fault::Throttled { .. } => "throttled",
             Fault::Unavailable { .. } => "unavailable",
+            Fault::Busy { .. } => "busy",
+            Fault::RateLimited { .. } => "rate_limited",
             Fault::ServerErrorBefore { .. } => "server_error_before",
             Fault::ServerErrorAfter { .. } => "server_error_after",
             Fault::DropBefore => "drop_before",
@@ -161,16 +253,29 @@ impl Fault {
             Fault::ResetBefore => "reset_before",
             Fault::ResetAfter => "reset_after",
             Fault::Truncated => "truncated",
+            Fault::ChunkedCut => "chunked_cut",
+            Fault::SlowDrip { .. } => "slow_drip",
             Fault::Html => "html",
             Fault::HtmlForbidden => "html_forbidden",
             Fault::Redirect { .. } => "redirect",
+            Fault::RedirectAs { .. } => "redirect_as",
             Fault::Error { .. } => "error",
             Fault::WrongType { .. } => "wrong_type",
+            Fault::OddField { .. } => "odd_field",
+            Fault::OddBearer => "odd_bearer",
+            Fault::Created => "created",
             Fault::FormEncoded => "form_encoded",
+            Fault::ContentType { .. } => "content_type",
             Fault::Garbage => "garbage",
             Fault::Empty => "empty",
             Fault::Decorated => "decorated",
+            Fault::ByteOrderMark => "byte_order_mark",
+            Fault::TrailingText => "trailing_text",
+            Fault::DuplicateKeys => "duplicate_keys",
+            Fault::Latin1 => "latin1",
+            Fault::Deep { .. } => "deep",
             Fault::Oversized { .. } => "oversized",
+            Fault::HugeHeaders { .. } => "huge_headers",
         }
     }
 
@@ -204,17 +309,17 @@ impl Fault {
         let answer = match self {
             Fault::DropBefore => return Some(Reply::Close),
             Fault::ResetBefore => return Some(Reply::Reset),
-            Fault::Throttled { retry_after_s } => retry_after(
-                Answer::error(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests."),
-                Some(*retry_after_s),
-            ),
+            Fault::Throttled { retry_after_s } => retry_after(throttled(), Some(*retry_after_s)),
             Fault::Unavailable { retry_after_s } => {
                 retry_after(Answer::html(StatusCode::SERVICE_UNAVAILABLE), *retry_after_s)
             }
+            Fault::Busy { status, retry_after } => busy(*status, retry_after.as_deref()),
+            Fault::RateLimited { retry_after_s, reason } => rate_limited(*retry_after_s, reason),
             Fault::ServerErrorBefore { status } => Answer::html(server_error(*status)),
             Fault::Html => Answer::html(StatusCode::OK),
             Fault::HtmlForbidden => Answer::html(StatusCode::FORBIDDEN),
-            Fault::Redirect { location } => redirect(location.as_deref()),
+            Fault::Redirect { location } => redirect(StatusCode::TEMPORARY_REDIRECT, location.as_deref()),
+            Fault::RedirectAs { status } => redirect(redirection(*status), None),
             Fault::Error { status, error, description } => Answer::error(oauth_error(*status), error, description),
             _ => return None,
         };
@@ -223,34 +328,62 @@ impl Fault {
 
     /// What is sent where the request was processed and would be answered so.
     fn spoil(&self, mut answer: Answer) -> Reply {
+        let half = answer.body.len() / 2;
         match self {
             Fault::DropAfter => return Reply::Close,
             Fault::ResetAfter => return Reply::Reset,
-            Fault::Truncated => {
-                let sent = answer.body.len() / 2;
-                return Reply::Truncated(answer, sent);
+            Fault::Truncated => return Reply::Truncated(answer, half),
+            Fault::ChunkedCut => return Reply::ChunkedCut(answer, half),
+            Fault::SlowDrip { bytes, every_ms } => {
+                let drip = Drip { bytes: (*bytes).max(1), every_ms: (*every_ms).min(DELAY_MS_MAX) };
+                return Reply::Dripped(answer, drip);
             }
             Fault::ServerErrorAfter { status } => answer = Answer::html(server_error(*status)),
-            Fault::WrongType { expires_in } => edit(&mut answer, |body| expires_in.put(body)),
-            Fault::FormEncoded => form_encode(&mut answer),
-            Fault::Garbage => set_ok_body(&mut answer, b"\xff\x00{\"access_token\":\x80,,".to_vec()),
-            Fault::Empty => set_ok_body(&mut answer, Vec::new()),
-            Fault::Decorated => {
-                let body = [b"\xef\xbb\xbf", answer.body.as_ref(), b"\r\n<!-- gateway -->\n"].concat();
-                answer.body = body.into();
-            }
-            Fault::Oversized { bytes } => edit(&mut answer, |body| {
-                let padding = "x".repeat((*bytes).min(OVERSIZED_BYTES_MAX));
-                body.insert("padding".to_owned(), padding.into());
-            }),
+            Fault::FormEncoded => answer = answer.form_encoded(),
+            Fault::ContentType { value } => announce(&mut answer, value.as_deref()),
+            Fault::HugeHeaders { bytes } => lengthen_headers(&mut answer, *bytes),
+            Fault::Decorated => frame(&mut answer, BYTE_ORDER_MARK, TRAILING_TEXT),
+            Fault::ByteOrderMark => frame(&mut answer, BYTE_ORDER_MARK, b""),
+            Fault::TrailingText => frame(&mut answer, b"", TRAILING_TEXT),
+            _ if answer.status == StatusCode::OK => self.spoil_success(&mut answer),
             _ => {}
         }
         Reply::Answer(answer)
     }
+
+    /// Changes an answer with tokens; a refusal stays what it is.
+    fn spoil_success(&self, answer: &mut Answer) {
+        match self {
+            Fault::Garbage => answer.body = b"\xff\x00{\"access_token\":\x80,,".as_slice().into(),
+            Fault::Empty => answer.body = "".into(),
+            Fault::Created => answer.status = StatusCode::CREATED,
+            Fault::WrongType { expires_in } => edit(answer, |body| expires_in.put(body)),
+            Fault::OddField { field, value } => edit(answer, |body| match value {
+                Some(value) => _ = body.insert(field.clone(), value.clone()),
+                None => _ = body.remove(field),
+            }),
+            Fault::OddBearer => edit(answer, |body| _ = body.insert("token_type".to_owned(), "bEARER".into())),
+            Fault::Oversized { bytes } => edit(answer, |body| {
+                let padding = "x".repeat((*bytes).min(OVERSIZED_BYTES_MAX));
+                body.insert("padding".to_owned(), padding.into());
+            }),
+            Fault::DuplicateKeys => duplicate_keys(answer),
+            Fault::Latin1 => add_raw_field(answer, b"\"message\":\"Zugriff gew\xe4hrt\""),
+            Fault::Deep { levels } => {
+                let levels = (*levels).min(DEEP_LEVELS_MAX);
+                let field = format!("\"deep\":{}{}", "[".repeat(levels), "]".repeat(levels));
+                add_raw_field(answer, field.as_bytes());
+            }
+            _ => {}
+        }
+    }
 }
 
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+const TRAILING_TEXT: &[u8] = b"\r\n<!-- gateway -->\n";
+
 impl OddExpiry {
-    fn put(self, body: &mut serde_json::Map<String, Value>) {
+    fn put(self, body: &mut Map<String, Value>) {
         let seconds = body.get("expires_in").and_then(Value::as_i64).unwrap_or(3_600);
         let odd = match self {
             OddExpiry::String => seconds.to_string().into(),
@@ -267,6 +400,12 @@ impl OddExpiry {
     }
 }
 
+// --- Answers that are sent instead ---
+
+fn throttled() -> Answer {
+    Answer::error(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "Too many requests.")
+}
+
 fn retry_after(answer: Answer, seconds: Option<u64>) -> Answer {
     match seconds {
         Some(seconds) => answer.with_header(RETRY_AFTER, HeaderValue::from(seconds)),
@@ -274,10 +413,38 @@ fn retry_after(answer: Answer, seconds: Option<u64>) -> Answer {
     }
 }
 
-fn redirect(location: Option<&str>) -> Answer {
+fn busy(status: u16, retry_after: Option<&str>) -> Answer {
+    let answer = if status == 503 { Answer::html(StatusCode::SERVICE_UNAVAILABLE) } else { throttled() };
+    match retry_after.and_then(|text| HeaderValue::from_str(text).ok()) {
+        Some(text) => answer.with_header(RETRY_AFTER, text),
+        None => answer,
+    }
+}
+
+/// The 429 of Atlassian's API. `X-RateLimit-Reset` is added where the time is known.
+pub(crate) fn rate_limited(retry_after_s: u64, reason: &str) -> Answer {
+    let body = json!({"errorMessages": ["Rate limit exceeded."], "errors": {}});
+    let reason = HeaderValue::from_str(reason).unwrap_or(HeaderValue::from_static("jira-burst-based"));
+    retry_after(Answer::json(StatusCode::TOO_MANY_REQUESTS, &body), Some(retry_after_s))
+        .with_header(HeaderName::from_static("x-ratelimit-remaining"), HeaderValue::from(0))
+        .with_header(HeaderName::from_static("x-ratelimit-nearlimit"), HeaderValue::from_static("true"))
+        .with_header(HeaderName::from_static("ratelimit-reason"), reason)
+}
+
+fn redirect(status: StatusCode, location: Option<&str>) -> Answer {
     let location = location.and_then(|location| HeaderValue::from_str(location).ok());
     let location = location.unwrap_or(HeaderValue::from_static("/elsewhere"));
-    Answer::html(StatusCode::TEMPORARY_REDIRECT).with_header(LOCATION, location)
+    Answer::html(status).with_header(LOCATION, location)
+}
+
+fn redirection(status: u16) -> StatusCode {
+    match status {
+        301 => StatusCode::MOVED_PERMANENTLY,
+        303 => StatusCode::SEE_OTHER,
+        307 => StatusCode::TEMPORARY_REDIRECT,
+        308 => StatusCode::PERMANENT_REDIRECT,
+        _ => StatusCode::FOUND,
+    }
 }
 
 fn server_error(status: u16) -> StatusCode {
@@ -292,226 +459,51 @@ fn oauth_error(status: u16) -> StatusCode {
     status.unwrap_or(StatusCode::BAD_REQUEST)
 }
 
-/// Replaces the body of a token answer; a refusal stays what it is.
-fn set_ok_body(answer: &mut Answer, body: Vec<u8>) {
-    if answer.status == StatusCode::OK {
-        answer.body = body.into();
-    }
-}
+// --- Answers that are spoilt ---
 
-/// Changes the fields of a token answer; a refusal stays what it is.
-fn edit(answer: &mut Answer, change: impl FnOnce(&mut serde_json::Map<String, Value>)) {
-    if answer.status != StatusCode::OK {
-        return;
-    }
+fn edit(answer: &mut Answer, change: impl FnOnce(&mut Map<String, Value>)) {
     if let Ok(Value::Object(mut body)) = serde_json::from_slice(&answer.body) {
         change(&mut body);
         answer.body = Value::Object(body).to_string().into();
     }
 }
 
-fn form_encode(answer: &mut Answer) {
-    let Ok(Value::Object(body)) = serde_json::from_slice(&answer.body) else {
+fn frame(answer: &mut Answer, before: &[u8], after: &[u8]) {
+    answer.body = [before, answer.body.as_ref(), after].concat().into();
+}
+
+fn announce(answer: &mut Answer, content_type: Option<&str>) {
+    answer.headers.remove(CONTENT_TYPE);
+    if let Some(value) = content_type.and_then(|text| HeaderValue::from_str(text).ok()) {
+        answer.headers.insert(CONTENT_TYPE, value);
+    }
+}
+
+fn lengthen_headers(answer: &mut Answer, bytes: usize) {
+    let mut left = bytes.min(OVERSIZED_BYTES_MAX);
+    while left > 0 {
+        let length = left.min(HEADER_BYTES);
+        left -= length;
+        if let Ok(padding) = HeaderValue::from_str(&"x".repeat(length)) {
+            answer.headers.append(HeaderName::from_static("x-padding"), padding);
+        }
+    }
+}
+
+/// Puts a field before the others, without asking whether it is JSON.
+fn add_raw_field(answer: &mut Answer, field: &[u8]) {
+    if let Some(fields) = answer.body.strip_prefix(b"{") {
+        answer.body = [b"{".as_slice(), field, b",", fields].concat().into();
+    }
+}
+
+fn duplicate_keys(answer: &mut Answer) {
+    let Ok(Value::Object(body)) = serde_json::from_slice::<Value>(&answer.body) else {
         return;
     };
-    let mut form = form_urlencoded::Serializer::new(String::new());
-    for (name, value) in &body {
-        match value {
-            Value::String(text) => form.append_pair(name, text),
-            other => form.append_pair(name, &other.to_string()),
-        };
-    }
-    let content_type = HeaderValue::from_static("application/x-www-form-urlencoded");
-    answer.headers.insert(http::header::CONTENT_TYPE, content_type);
-    answer.body = form.finish().into();
-}
-
-/// Draws faults by probability.
-///
-/// What is drawn for a request follows from the seed, the grant and the number of the grant's request, and from nothing
-/// else: the same plan treats the same grant alike, in whatever order the grants come.
-///
-/// ```
-/// use tokenkeep_mock::FaultPlan;
-///
-/// let json = r#"{"seed": 7, "faults": [{"probability": 0.25, "fault": {"kind": "drop_after"}}]}"#;
-/// let plan: FaultPlan = serde_json::from_str(json).unwrap();
-/// let drops = (0..10_000).filter(|&nth| plan.decide(0, nth).is_some()).count();
-/// assert!((2_300..2_700).contains(&drops));
-/// ```
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(try_from = "PlanForm")]
-pub struct FaultPlan {
-    seed: u64,
-    faults: Vec<Chance>,
-}
-
-/// One fault and how often it happens.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Chance {
-    /// The part of all requests, between 0 and 1.
-    pub probability: f64,
-    /// What happens to them.
-    pub fault: Fault,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PlanForm {
-    #[serde(default)]
-    seed: u64,
-    #[serde(default)]
-    faults: Vec<Chance>,
-}
-
-/// A plan whose probabilities are none: one is not between 0 and 1, or they are more than 1 together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ImpossiblePlan;
-
-impl fmt::Display for ImpossiblePlan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("each probability must lie between 0 and 1, and all together must not exceed 1")
-    }
-}
-
-impl std::error::Error for ImpossiblePlan {}
-
-impl TryFrom<PlanForm> for FaultPlan {
-    type Error = ImpossiblePlan;
-
-    fn try_from(form: PlanForm) -> Result<Self, Self::Error> {
-        Self::new(form.seed, form.faults)
-    }
-}
-
-impl FaultPlan {
-    /// No faults.
-    pub fn none() -> Self {
-        Self::default()
-    }
-
-    /// Draws from `faults` with this seed.
-    pub fn new(seed: u64, faults: Vec<Chance>) -> Result<Self, ImpossiblePlan> {
-        let possible = |chance: &Chance| (0.0..=1.0).contains(&chance.probability);
-        let total: f64 = faults.iter().map(|chance| chance.probability).sum();
-        // Ten times 0.1 is a little more than 1 in binary fractions.
-        if !faults.iter().all(possible) || total > 1.0 + 1e-9 {
-            return Err(ImpossiblePlan);
-        }
-        Ok(Self { seed, faults })
-    }
-
-    /// What happens to the `nth` request of the grant with the number `key`, if anything. The same arguments always
-    /// give the same fault.
-    pub fn decide(&self, key: u64, nth: u64) -> Option<&Fault> {
-        if self.faults.is_empty() {
-            return None;
-        }
-        let mut draw = unit(keyed(&[self.seed, key, nth]));
-        for chance in &self.faults {
-            if draw < chance.probability {
-                return Some(&chance.fault);
-            }
-            draw -= chance.probability;
-        }
-        None
-    }
-}
-
-/// Too many scripted faults wait: more than [`SCRIPT_MAX`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ScriptFull;
-
-impl fmt::Display for ScriptFull {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "at most {SCRIPT_MAX} scripted faults may wait")
-    }
-}
-
-impl std::error::Error for ScriptFull {}
-
-/// The plan, the script, and how often each kind of fault has happened.
-#[derive(Debug, Clone, Default)]
-pub struct Faults {
-    plan: FaultPlan,
-    for_all: VecDeque<Fault>,
-    /// Never iterated: its order would differ from run to run.
-    by_label: HashMap<String, VecDeque<Fault>>,
-    waiting: usize,
-    counts: BTreeMap<&'static str, u64>,
-}
-
-impl Faults {
-    /// Faults by plan, and an empty script.
-    pub fn new(plan: FaultPlan) -> Self {
-        Self { plan, ..Self::default() }
-    }
-
-    /// Replaces the plan. The script stays.
-    pub fn set_plan(&mut self, plan: FaultPlan) {
-        self.plan = plan;
-    }
-
-    /// Appends to the script of one grant, or to the one of all requests: each request takes one fault from its grant's
-    /// script, else from the common one, else from the plan.
-    pub fn script(&mut self, label: Option<&str>, faults: Vec<Fault>) -> Result<(), ScriptFull> {
-        if self.waiting.saturating_add(faults.len()) > SCRIPT_MAX {
-            return Err(ScriptFull);
-        }
-        self.waiting += faults.len();
-        let queue = match label {
-            Some(label) => self.by_label.entry(label.to_owned()).or_default(),
-            None => &mut self.for_all,
-        };
-        queue.extend(faults);
-        Ok(())
-    }
-
-    /// What happens to the `nth` request of a grant, given its name and number. Requests without a grant have no name
-    /// and the number [`u64::MAX`].
-    pub fn next(&mut self, label: Option<&str>, key: u64, nth: u64) -> Fault {
-        let fault = match self.next_scripted(label) {
-            Some(fault) => fault,
-            None => match self.plan.decide(key, nth) {
-                Some(fault) => fault.clone(),
-                None => return Fault::Pass,
-            },
-        };
-        if fault != Fault::Pass {
-            *self.counts.entry(fault.kind()).or_default() += 1;
-        }
-        fault
-    }
-
-    fn next_scripted(&mut self, label: Option<&str>) -> Option<Fault> {
-        if self.waiting == 0 {
-            return None;
-        }
-        let of_grant = label.and_then(|label| self.next_of_grant(label));
-        let fault = of_grant.or_else(|| self.for_all.pop_front())?;
-        self.waiting -= 1;
-        Some(fault)
-    }
-
-    fn next_of_grant(&mut self, label: &str) -> Option<Fault> {
-        let queue = self.by_label.get_mut(label)?;
-        let fault = queue.pop_front();
-        if queue.is_empty() {
-            self.by_label.remove(label);
-        }
-        fault
-    }
-
-    /// How often each kind of fault has happened.
-    pub fn counts(&self) -> &BTreeMap<&'static str, u64> {
-        &self.counts
-    }
-
-    /// How many scripted faults wait.
-    pub fn waiting(&self) -> usize {
-        self.waiting
-    }
+    let stale: Map<String, Value> = body.into_iter().map(|(name, _)| (name, "stale".into())).collect();
+    let stale = Value::Object(stale).to_string();
+    add_raw_field(answer, stale.trim_start_matches('{').trim_end_matches('}').as_bytes());
 }
 
 #[cfg(test)]
@@ -521,11 +513,6 @@ mod tests {
     fn ok() -> Answer {
         let body = serde_json::json!({"access_token": "a", "expires_in": 60});
         Answer::json(StatusCode::OK, &body)
-    }
-
-    fn plan(faults: &[(f64, Fault)]) -> Result<FaultPlan, ImpossiblePlan> {
-        let chance = |(probability, fault): &(f64, Fault)| Chance { probability: *probability, fault: fault.clone() };
-        FaultPlan::new(1, faults.iter().map(chance).collect())
     }
 
     #[test]
@@ -580,44 +567,6 @@ mod tests {
             assert_eq!(oauth_error(status), StatusCode::BAD_REQUEST);
         }
         assert_eq!(oauth_error(200), StatusCode::OK);
-    }
-
-    #[test]
-    fn a_script_goes_before_the_plan_and_a_grants_script_before_the_common_one() {
-        let mut faults = Faults::new(plan(&[(1.0, Fault::Html)]).unwrap());
-        faults.script(None, vec![Fault::DropAfter]).unwrap();
-        faults.script(Some("a"), vec![Fault::Pass, Fault::Truncated]).unwrap();
-        let drawn: Vec<Fault> = (0..4).map(|nth| faults.next(Some("a"), 0, nth)).collect();
-        assert_eq!(drawn, [Fault::Pass, Fault::Truncated, Fault::DropAfter, Fault::Html]);
-        assert_eq!(faults.waiting(), 0);
-        assert_eq!(faults.counts().get("html"), Some(&1));
-        assert_eq!(faults.counts().get("pass"), None);
-    }
-
-    #[test]
-    fn a_script_has_a_limit() {
-        let mut faults = Faults::default();
-        faults.script(None, vec![Fault::Pass; SCRIPT_MAX]).unwrap();
-        assert_eq!(faults.script(Some("a"), vec![Fault::Pass]), Err(ScriptFull));
-    }
-
-    #[test]
-    fn impossible_probabilities_are_refused() {
-        for probability in [-0.1, 1.1, f64::NAN, f64::INFINITY] {
-            assert_eq!(plan(&[(probability, Fault::Html)]), Err(ImpossiblePlan));
-        }
-        assert!(plan(&[(0.6, Fault::Html), (0.6, Fault::DropAfter)]).is_err());
-        assert!(plan(&vec![(0.1, Fault::Html); 10]).is_ok());
-    }
-
-    #[test]
-    fn a_plan_gives_each_grant_the_same_faults_in_any_order() {
-        let plan = plan(&[(0.3, Fault::Html), (0.3, Fault::DropAfter)]).unwrap();
-        let forwards: Vec<_> = (0..100).map(|nth| plan.decide(nth % 10, nth / 10)).collect();
-        let mut backwards: Vec<_> = (0..100).rev().map(|nth| plan.decide(nth % 10, nth / 10)).collect();
-        backwards.reverse();
-        assert_eq!(forwards, backwards);
-        assert!(forwards.contains(&None) && forwards.contains(&Some(&Fault::DropAfter)));
     }
 
     #[test]

@@ -6,9 +6,11 @@
 //! - [`Provider`] is the authorization server as pure state. It is told the time, asks for nothing, and gives the same
 //!   answers to the same calls. It holds grants of every [`Rotation`] class at once, and a ledger of what happened to
 //!   each of them. A simulator uses it in process.
+//! - [`Dialect`] is what a known provider does otherwise than the standard says, as data.
 //! - [`Fault`] is one way to misbehave. A [`FaultPlan`] draws faults by seed and probability; a script names them one by
 //!   one. [`Fault::apply`] is pure too: it says what goes over the wire, and whether the provider rotated before.
-//! - [`Server`] puts both behind HTTP/1.1, with a clock that can be shifted and a control interface under `/control/`.
+//! - [`Server`] puts both behind HTTP/1.1, with a small Jira that knows the ledger, a TLS listener that fails on request,
+//!   a clock that can be shifted, and a control interface under `/control/`.
 //!
 //! ```
 //! use tokenkeep_mock::{Fault, GrantOptions, FaultPlan, Provider, ProviderConfig, Rotation, Server};
@@ -31,7 +33,9 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod answer;
+mod dialect;
 mod fault;
+mod jira;
 mod provider;
 mod random;
 mod request;
@@ -39,16 +43,18 @@ mod rotation;
 mod server;
 mod token;
 
-pub use answer::{Answer, Refusal};
+pub use answer::{Answer, Refusal, Unfit};
+pub use dialect::{Dialect, UnknownDialect};
 pub use fault::{
-    Chance, DELAY_MS_MAX, Fault, FaultPlan, Faults, ImpossiblePlan, OVERSIZED_BYTES_MAX, OddExpiry, Reply, SCRIPT_MAX,
-    ScriptFull,
+    Chance, DEEP_LEVELS_MAX, DELAY_MS_MAX, Drip, Entry, Fault, FaultPlan, Faults, ImpossiblePlan, OVERSIZED_BYTES_MAX,
+    OddExpiry, Reply, SCRIPT_MAX, ScriptFull, UnknownPlan, entries,
 };
+pub use jira::RateLimit;
 pub use provider::{
-    ClientAuth, ClientConfig, DEFAULT_SCOPE, Death, DeathCause, GraceReuse, Grant, GrantId, GrantLedger, GrantOptions,
-    InFlight, Introspection, Provider, ProviderConfig, RefusalStyle, ReuseEvent, ReusedToken, Standing, TokenSet,
-    Totals, fingerprint,
+    AnswerStyle, Ask, ClientAuth, ClientConfig, DEFAULT_SCOPE, Death, DeathCause, Decision, GraceReuse, Grant, GrantId,
+    GrantLedger, GrantOptions, InFlight, Introspection, Offline, Provider, ProviderConfig, RefusalStyle, ReuseEvent,
+    ReusedToken, Standing, TokenSet, Totals, UnfitAsk, fingerprint,
 };
-pub use request::{Credentials, OAuthRequest};
+pub use request::{Accepts, Credentials, OAuthRequest};
 pub use rotation::{Rotation, UnknownRotation};
-pub use server::{Server, State};
+pub use server::{Endpoint, Server, State, TlsFace};

@@ -4,48 +4,55 @@
 //! answers, so a simulator can use a [`Provider`] in process, and its ledger as the oracle.
 
 mod config;
+mod device;
 mod grant;
 mod ledger;
+mod signin;
+mod style;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use http::StatusCode;
 use serde::Serialize;
 
-pub use config::{ClientAuth, ClientConfig, GraceReuse, ProviderConfig, RefusalStyle};
+pub use config::{ClientAuth, ClientConfig, DEFAULT_SCOPE, GraceReuse, Offline, ProviderConfig};
 pub use grant::Standing;
 pub use ledger::{Death, DeathCause, GrantId, GrantLedger, ReuseEvent, ReusedToken, Totals, fingerprint};
+pub use signin::{Ask, Decision, UnfitAsk};
+pub use style::{AnswerStyle, RefusalStyle};
 
-use crate::answer::{Answer, Refusal};
-use crate::request::{Credentials, OAuthRequest};
+use crate::answer::{Answer, Refusal, Unfit};
+use crate::request::{Accepts, Credentials, OAuthRequest};
 use crate::rotation::Rotation;
 use crate::token::{Kind, Mint, Stamp};
-use grant::{GrantState, Rules};
+use device::Device;
+use grant::{GrantState, Refreshable, Rules};
+use signin::Code;
+use style::TokenBody;
 
-/// The scope of grants that do not say theirs.
-pub const DEFAULT_SCOPE: &str = "read:jira-work offline_access";
+/// The `grant_type` of the device flow (RFC 8628, 3.4).
+pub(crate) const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
 /// Marks the owner of a token as a client instead of a grant.
 const CLIENT_OWNER: u64 = 1 << 63;
 
-const UNKNOWN_TOKEN: Refusal = Refusal::InvalidGrant("Unknown or invalid refresh token.");
-const DEAD_GRANT: Refusal = Refusal::InvalidGrant("The grant was revoked.");
-const REUSED_TOKEN: Refusal = Refusal::InvalidGrant("The refresh token was used before; the grant is revoked.");
-const OTHER_CLIENT: Refusal = Refusal::InvalidGrant("The refresh token is another client's.");
+const UNKNOWN_TOKEN: Refusal = Refusal::InvalidGrant(Unfit::Unknown);
 
 /// What a new grant is like; what it does not say comes from the [`ProviderConfig`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GrantOptions {
     /// Its name. A name that is taken gets a number (`c`, `c-2`, `c-3`); the [`Grant`] tells.
     pub label: String,
+    /// The account of its resource owner; its name where it does not say.
+    pub owner: Option<Arc<str>>,
     /// The id of its client; the first client where it does not say.
     pub client: Option<String>,
     /// Its rotation class.
     pub rotation: Option<Rotation>,
     /// How long its access tokens live.
     pub access_ttl_ms: Option<i64>,
-    /// Its scope; [`DEFAULT_SCOPE`] where it does not say.
+    /// Its scope; the configuration's where it does not say.
     pub scope: Option<Arc<str>>,
     /// Whether answers carry `expires_in`.
     pub expires_in: Option<bool>,
@@ -83,18 +90,6 @@ pub struct TokenSet {
     pub scope: String,
 }
 
-/// The body of a token answer (RFC 6749, 5.1).
-#[derive(Serialize)]
-struct TokenBody<'a> {
-    access_token: String,
-    token_type: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    expires_in: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refresh_token: Option<String>,
-    scope: &'a str,
-}
-
 /// What is known about a token (RFC 7662, 2.2).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Introspection {
@@ -109,6 +104,9 @@ pub struct Introspection {
     /// The name of its grant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sub: Option<String>,
+    /// The account of its resource owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
     /// When it ends, in seconds since 1970; refresh tokens do not say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exp: Option<i64>,
@@ -161,7 +159,12 @@ pub struct Provider {
     label_clashes: HashMap<Arc<str>, u64>,
     /// Access tokens that were revoked one by one, by owner and serial number. Never iterated.
     revoked: HashSet<(u64, u64)>,
-    default_scope: Arc<str>,
+    /// The newest codes, by number.
+    codes: BTreeMap<u64, Code>,
+    codes_made: u64,
+    /// The newest sign-ins of devices, by number.
+    devices: BTreeMap<u64, Device>,
+    devices_made: u64,
     totals: Totals,
 }
 
@@ -175,7 +178,10 @@ impl Provider {
             by_label: HashMap::new(),
             label_clashes: HashMap::new(),
             revoked: HashSet::new(),
-            default_scope: DEFAULT_SCOPE.into(),
+            codes: BTreeMap::new(),
+            codes_made: 0,
+            devices: BTreeMap::new(),
+            devices_made: 0,
             totals: Totals::default(),
         }
     }
@@ -198,20 +204,25 @@ impl Provider {
         let id = GrantId(self.grants.len());
         let client = options.client.and_then(|client| self.client_index(&client));
         let label = self.free_label(&options.label);
-        let scope = options.scope.unwrap_or_else(|| Arc::clone(&self.default_scope));
+        let scope = options.scope.unwrap_or_else(|| Arc::clone(&self.config.scope));
         let rotation = options.rotation.unwrap_or(self.config.rotation);
         let mut grant = GrantState::new(Arc::clone(&label), client.unwrap_or(0), scope, rotation);
         grant.access_ttl_ms = options.access_ttl_ms.unwrap_or(self.config.access_ttl_ms).max(0);
         grant.says_expires_in = options.expires_in.unwrap_or(self.config.expires_in);
-        let token = self.first_tokens(id, &mut grant, now_ms.saturating_sub(options.age_ms));
+        if let Some(owner) = options.owner {
+            grant.owner = owner;
+        }
+        grant.made_at_ms = now_ms.saturating_sub(options.age_ms);
+        grant.used_at_ms = grant.made_at_ms;
+        let token = self.first_tokens(id, &mut grant);
         self.grants.push(grant);
         self.by_label.insert(Arc::clone(&label), id);
         self.totals.grants += 1;
         Grant { id, label: label.as_ref().to_owned(), token }
     }
 
-    fn first_tokens(&self, id: GrantId, grant: &mut GrantState, issued_at_ms: i64) -> TokenSet {
-        let access_token = issue_access(&self.mint, id, grant, issued_at_ms);
+    fn first_tokens(&self, id: GrantId, grant: &mut GrantState) -> TokenSet {
+        let access_token = issue_access(&self.mint, id, grant, grant.made_at_ms);
         let expires_at = grant.access.newest_expires_at_ms.div_euclid(1_000);
         TokenSet {
             access_token,
@@ -274,6 +285,14 @@ impl Provider {
 
     /// Answers a request at the token endpoint.
     pub fn token(&mut self, now_ms: i64, request: &OAuthRequest<'_>) -> Answer {
+        let answer = self.token_as_json(now_ms, request);
+        match (self.config.answers, request.accepts) {
+            (AnswerStyle::GitHub, Accepts::Anything) => answer.form_encoded(),
+            _ => answer,
+        }
+    }
+
+    fn token_as_json(&mut self, now_ms: i64, request: &OAuthRequest<'_>) -> Answer {
         let scope = request.scope.as_deref();
         match request.grant_type.as_deref() {
             Some("refresh_token") => match request.refresh_token.as_deref() {
@@ -281,6 +300,8 @@ impl Provider {
                 None => self.refused(Refusal::InvalidRequest("refresh_token is missing.")),
             },
             Some("client_credentials") => self.client_credentials(now_ms, &request.credentials, scope),
+            Some("authorization_code") => self.exchange_code(now_ms, request),
+            Some(DEVICE_GRANT) => self.exchange_device_code(now_ms, request),
             Some(_) => self.refused(Refusal::UnsupportedGrantType),
             None => self.refused(Refusal::InvalidRequest("grant_type is missing.")),
         }
@@ -312,7 +333,11 @@ impl Provider {
         let rules = self.rules(id);
         let grant = self.grants.get_mut(id.0).ok_or(UNKNOWN_TOKEN)?;
         if grant.client != client {
-            return Err(OTHER_CLIENT);
+            return Err(Refusal::InvalidGrant(Unfit::OtherClient));
+        }
+        if let Some(cause) = grant.outlived(&self.config, now_ms) {
+            end(grant, &mut self.totals, cause, now_ms);
+            return Err(Refusal::InvalidGrant(Unfit::Outlived));
         }
         let standing = grant.lineage.standing(serial, rules, now_ms);
         match standing {
@@ -322,7 +347,7 @@ impl Provider {
             Standing::Superseded => {
                 return Err(reuse(grant, &mut self.totals, now_ms, token, ReusedToken::Superseded));
             }
-            _ if grant.killed.is_some() => return Err(DEAD_GRANT),
+            _ if grant.killed.is_some() => return Err(Refusal::InvalidGrant(Unfit::Ended)),
             _ => {}
         }
         let scope = narrowed(scope, &grant.scope)?;
@@ -330,7 +355,27 @@ impl Provider {
         rotate(grant, now_ms, resent, self.config.rotation_ends_access_after_s);
         self.totals.refreshes += 1;
         self.totals.grace_reuses += u64::from(resent);
-        Ok(token_answer(&self.mint, id, grant, now_ms, scope))
+        issue_access(&self.mint, id, grant, now_ms);
+        let carries = grant.rotation.rotates();
+        Ok(self.token_answer(id, scope, carries))
+    }
+
+    /// The newest tokens of a grant as an answer; `carries` says whether the refresh token is among them.
+    fn token_answer(&self, id: GrantId, scope: Option<&str>, carries: bool) -> Answer {
+        let Some(grant) = self.grants.get(id.0) else {
+            // Proof: both callers have just had it in hand.
+            return self.config.refusals.answer(UNKNOWN_TOKEN);
+        };
+        let carries = carries && grant.refreshable == Refreshable::Yes;
+        let body = TokenBody {
+            access_token: newest_access(&self.mint, id, grant),
+            token_type: Some("Bearer"),
+            expires_in: expires_in(grant),
+            refresh_token: carries.then(|| refresh_token(&self.mint, id, grant.lineage.current())),
+            refresh_token_expires_in: self.config.refresh_idle_s.filter(|_| carries),
+            scope: scope.unwrap_or(&grant.scope).to_owned(),
+        };
+        self.config.answers.answer(body, &grant.owner)
     }
 
     fn rules(&self, id: GrantId) -> Rules {
@@ -356,12 +401,14 @@ impl Provider {
         self.totals.client_tokens += 1;
         let body = TokenBody {
             access_token: self.mint.issue(Kind::Access, stamp),
-            token_type: "Bearer",
+            token_type: Some("Bearer"),
             expires_in: self.config.expires_in.then_some(ttl_ms / 1_000),
             refresh_token: None,
-            scope: scope.unwrap_or(DEFAULT_SCOPE),
+            refresh_token_expires_in: None,
+            scope: scope.unwrap_or(&self.config.scope).to_owned(),
         };
-        Answer::json(StatusCode::OK, &body)
+        let owner = self.config.clients.get(client).map_or("", |client| &client.id);
+        self.config.answers.answer(body, owner)
     }
 
     fn refused(&mut self, refusal: Refusal) -> Answer {
@@ -480,8 +527,9 @@ impl Provider {
         let client_id = client.map(|client| client.id.clone());
         Introspection {
             active: true,
-            scope: Some(grant.map_or(DEFAULT_SCOPE, |grant| &grant.scope).to_owned()),
+            scope: Some(grant.map_or(&self.config.scope, |grant| &grant.scope).as_ref().to_owned()),
             sub: grant.map(|grant| grant.label.as_ref().to_owned()),
+            username: grant.map(|grant| grant.owner.as_ref().to_owned()),
             client_id,
             exp,
         }
@@ -523,6 +571,7 @@ impl Provider {
         };
         match self.grants.get(id.0) {
             Some(grant) if grant.killed.is_some() => Standing::Dead,
+            Some(grant) if grant.outlived(&self.config, now_ms).is_some() => Standing::Dead,
             Some(grant) => grant.lineage.standing(serial, self.rules(id), now_ms),
             None => Standing::Unknown,
         }
@@ -626,25 +675,12 @@ fn rotate(grant: &mut GrantState, now_ms: i64, resent: bool, access_ends_after_s
     }
 }
 
-fn token_answer(mint: &Mint, id: GrantId, grant: &mut GrantState, now_ms: i64, scope: Option<&str>) -> Answer {
-    let access_token = issue_access(mint, id, grant, now_ms);
-    let rotates = grant.rotation.rotates();
-    let body = TokenBody {
-        access_token,
-        token_type: "Bearer",
-        expires_in: expires_in(grant),
-        refresh_token: rotates.then(|| refresh_token(mint, id, grant.lineage.current())),
-        scope: scope.unwrap_or(&grant.scope),
-    };
-    Answer::json(StatusCode::OK, &body)
-}
-
 /// Counts the use of a spent token and ends its grant.
 fn reuse(grant: &mut GrantState, totals: &mut Totals, now_ms: i64, token: &str, was: ReusedToken) -> Refusal {
     totals.reuses += 1;
     grant.count_reuse(ReuseEvent { at_ms: now_ms, fingerprint: fingerprint(token), token: was });
     end(grant, totals, DeathCause::Reuse, now_ms);
-    REUSED_TOKEN
+    Refusal::InvalidGrant(Unfit::Reused)
 }
 
 /// Ends a grant with all its tokens. Says whether it was alive; the first cause stays.

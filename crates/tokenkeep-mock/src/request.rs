@@ -70,8 +70,28 @@ pub struct OAuthRequest<'a> {
     pub scope: Option<Cow<'a, str>>,
     /// `token`, at the introspection and revocation endpoints.
     pub token: Option<Cow<'a, str>>,
+    /// `code`, at the token endpoint.
+    pub code: Option<Cow<'a, str>>,
+    /// `redirect_uri`, at the token endpoint.
+    pub redirect_uri: Option<Cow<'a, str>>,
+    /// `code_verifier`, at the token endpoint (RFC 7636).
+    pub code_verifier: Option<Cow<'a, str>>,
+    /// `device_code`, at the token endpoint (RFC 8628).
+    pub device_code: Option<Cow<'a, str>>,
     /// Which client sent it.
     pub credentials: Credentials<'a>,
+    /// What form of answer it asks for.
+    pub accepts: Accepts,
+}
+
+/// What form of answer a request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accepts {
+    /// It does not say.
+    #[default]
+    Anything,
+    /// Its `Accept` header names JSON.
+    Json,
 }
 
 impl<'a> OAuthRequest<'a> {
@@ -85,8 +105,21 @@ impl<'a> OAuthRequest<'a> {
             refresh_token: parameters.refresh_token,
             scope: parameters.scope,
             token: parameters.token,
+            code: parameters.code,
+            redirect_uri: parameters.redirect_uri,
+            code_verifier: parameters.code_verifier,
+            device_code: parameters.device_code,
             credentials,
+            accepts: Accepts::Anything,
         })
+    }
+
+    /// The same request with the value of its `Accept` header.
+    #[must_use]
+    pub fn accepting(mut self, accept: Option<&str>) -> Self {
+        let names_json = accept.is_some_and(|accept| accept.to_ascii_lowercase().contains("json"));
+        self.accepts = if names_json { Accepts::Json } else { Accepts::Anything };
+        self
     }
 }
 
@@ -98,6 +131,10 @@ struct Parameters<'a> {
     refresh_token: Option<Cow<'a, str>>,
     scope: Option<Cow<'a, str>>,
     token: Option<Cow<'a, str>>,
+    code: Option<Cow<'a, str>>,
+    redirect_uri: Option<Cow<'a, str>>,
+    code_verifier: Option<Cow<'a, str>>,
+    device_code: Option<Cow<'a, str>>,
     client_id: Option<Cow<'a, str>>,
     client_secret: Option<Cow<'a, str>>,
 }
@@ -134,6 +171,10 @@ impl<'a> Parameters<'a> {
             "refresh_token" => Some(&mut self.refresh_token),
             "scope" => Some(&mut self.scope),
             "token" => Some(&mut self.token),
+            "code" => Some(&mut self.code),
+            "redirect_uri" => Some(&mut self.redirect_uri),
+            "code_verifier" => Some(&mut self.code_verifier),
+            "device_code" => Some(&mut self.device_code),
             "client_id" => Some(&mut self.client_id),
             "client_secret" => Some(&mut self.client_secret),
             _ => None,

@@ -20,6 +20,8 @@ const TOKEN_CHARS: usize = TOKEN_BYTES / 3 * 4;
 pub(crate) enum Kind {
     Access,
     Refresh,
+    Code,
+    Device,
 }
 
 impl Kind {
@@ -27,6 +29,8 @@ impl Kind {
         match self {
             Kind::Access => "mock-at-",
             Kind::Refresh => "mock-rt-",
+            Kind::Code => "mock-code-",
+            Kind::Device => "mock-device-",
         }
     }
 }

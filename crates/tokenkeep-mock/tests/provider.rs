@@ -310,8 +310,10 @@ fn another_clients_refresh_token_is_refused_and_left_alone() {
 fn a_dead_token_is_refused_in_the_providers_style() {
     let cases = [
         (RefusalStyle::Standard, 400, "invalid_grant"),
-        (RefusalStyle::Atlassian, 403, "unauthorized_client"),
+        (RefusalStyle::Atlassian, 403, "invalid_grant"),
         (RefusalStyle::GitHub, 200, "bad_refresh_token"),
+        (RefusalStyle::Google, 400, "invalid_grant"),
+        (RefusalStyle::Slack, 200, "invalid_refresh_token"),
     ];
     for (refusals, status, code) in cases {
         let mut world = World::new(ProviderConfig { refusals, ..ProviderConfig::default() });

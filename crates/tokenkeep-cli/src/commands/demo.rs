@@ -1,6 +1,6 @@
 //! `tokenkeep demo`: the newcomer's first minute.
 //!
-//! One process runs the mock provider and the daemon, with three connections in a scratch folder.
+//! One process runs three mock providers and the daemon, with a connection to each in a scratch folder.
 
 use super::mock_provider;
 use crate::api::json::{ConnectionJson, EventJson, Times};
@@ -21,9 +21,9 @@ use tempfile::TempDir;
 use tokenkeep::store::ListQuery;
 use tokenkeep::{Config, Import, Provider, TokenKeep};
 use tokenkeep_core::oauth::request::Client;
-use tokenkeep_core::provider::{Rotation, Rules};
+use tokenkeep_core::provider::preset;
 use tokenkeep_core::{ConnectionKey, Secret};
-use tokenkeep_mock::{GrantOptions, Server};
+use tokenkeep_mock::{Dialect, FaultPlan, GrantOptions, Server};
 use tokio::sync::broadcast::error::RecvError;
 use url::Url;
 
@@ -44,21 +44,17 @@ pub struct DemoArgs {
 /// How often the live table is drawn.
 const DRAW_EVERY: Duration = Duration::from_secs(1);
 
-/// A connection of the demo and the class of its provider.
+/// A connection of the demo, the row of the catalogue that describes its provider, and what the mock is to be like.
 struct Sample {
     name: &'static str,
-    rotation: Rotation,
-    mock_rotation: tokenkeep_mock::Rotation,
+    preset: &'static str,
+    dialect: Dialect,
 }
 
 const SAMPLES: [Sample; 3] = [
-    Sample {
-        name: "jira",
-        rotation: Rotation::Grace(Duration::from_secs(600)),
-        mock_rotation: tokenkeep_mock::Rotation::Grace(600),
-    },
-    Sample { name: "github", rotation: Rotation::Strict, mock_rotation: tokenkeep_mock::Rotation::Strict },
-    Sample { name: "google", rotation: Rotation::Persistent, mock_rotation: tokenkeep_mock::Rotation::Persistent },
+    Sample { name: "jira", preset: "atlassian", dialect: Dialect::Atlassian },
+    Sample { name: "github", preset: "github-app", dialect: Dialect::GitHub },
+    Sample { name: "google", preset: "google", dialect: Dialect::Google },
 ];
 
 /// Runs the demo until a signal ends it.
@@ -76,14 +72,13 @@ pub fn run(args: &DemoArgs) -> Result<Exit, CliError> {
 async fn demo(args: &DemoArgs) -> Result<(), CliError> {
     let signals = Signals::new()?;
     let folder = scratch()?;
-    let loopback = ([127, 0, 0, 1], 0).into();
-    let mock = mock_provider::start(loopback, tokenkeep_mock::Rotation::Strict, args.access_ttl, seed()).await?;
+    let mocks = start(args.access_ttl).await?;
     let listen = args.listen.map_or(Listen::Default(LISTEN_DEFAULT), Listen::Chosen);
-    let daemon = Daemon::start(config(folder.path(), &mock)?, listen).await?;
-    let imported = import(daemon.keep(), &mock).await;
+    let daemon = Daemon::start(config(folder.path(), &mocks)?, listen).await?;
+    let imported = import(daemon.keep(), &mocks).await;
     let watched = match imported {
         Ok(()) => {
-            output::write(&told(&daemon, &mock, folder.path()))?;
+            output::write(&told(&daemon, &mocks, folder.path()))?;
             let watching = tokio::spawn(watch(daemon.keep().clone()));
             let ended = daemon.run(signals).await;
             watching.abort();
@@ -94,8 +89,21 @@ async fn demo(args: &DemoArgs) -> Result<(), CliError> {
             Err(error)
         }
     };
-    mock.shutdown().await;
+    for mock in mocks {
+        mock.shutdown().await;
+    }
     watched
+}
+
+/// A provider for each sample.
+async fn start(access_ttl: Duration) -> Result<Vec<Server>, CliError> {
+    let mut mocks = Vec::new();
+    for sample in &SAMPLES {
+        let config = mock_provider::config(sample.dialect, None, access_ttl, seed());
+        let any = ([127, 0, 0, 1], 0).into();
+        mocks.push(mock_provider::start(any, config, FaultPlan::none()).await?);
+    }
+    Ok(mocks)
 }
 
 /// A folder that goes with the demo.
@@ -113,25 +121,24 @@ fn seed() -> u64 {
     output::now_ms().unsigned_abs()
 }
 
-fn config(state_dir: &Path, mock: &Server) -> Result<Config, CliError> {
+fn config(state_dir: &Path, mocks: &[Server]) -> Result<Config, CliError> {
+    let providers: Result<Vec<Provider>, CliError> = SAMPLES.iter().zip(mocks).map(provider).collect();
+    Ok(Config { providers: providers?, ..Config::new(state_dir) })
+}
+
+/// The provider of a sample: the catalogue's rules, and the mock's address.
+fn provider((sample, mock): (&Sample, &Server)) -> Result<Provider, CliError> {
     let token_url = Url::parse(&mock.url("/token"))
         .map_err(|error| CliError::new(format!("the mock provider's URL is none: {error}")))?;
-    let provider = |sample: &Sample| {
-        let client = Client { id: "mock-client".to_owned(), secret: Some(Secret::new("mock-secret")) };
-        let rules = Rules { rotation: sample.rotation, ..Rules::default() };
-        Provider::new(sample.name, token_url.clone(), client, rules)
-    };
-    Ok(Config { providers: SAMPLES.iter().map(provider).collect(), ..Config::new(state_dir) })
+    let client = Client { id: "mock-client".to_owned(), secret: Some(Secret::new("mock-secret")) };
+    let rules = preset(sample.preset).map(|preset| preset.rules).unwrap_or_default();
+    Ok(Provider::new(sample.name, token_url, client, rules))
 }
 
 /// Makes a grant for each sample and imports it, as a person would import a token file.
-async fn import(keep: &TokenKeep, mock: &Server) -> Result<(), CliError> {
-    for sample in &SAMPLES {
-        let grant = mock.state().grant(GrantOptions {
-            label: sample.name.to_owned(),
-            rotation: Some(sample.mock_rotation),
-            ..GrantOptions::default()
-        });
+async fn import(keep: &TokenKeep, mocks: &[Server]) -> Result<(), CliError> {
+    for (sample, mock) in SAMPLES.iter().zip(mocks) {
+        let grant = mock.state().grant(GrantOptions { label: sample.name.to_owned(), ..GrantOptions::default() });
         let token = serde_json::to_string(&grant.token)
             .map_err(|error| CliError::new(format!("the mock provider's token cannot be written: {error}")))?;
         let key = ConnectionKey::in_default(sample.name).map_err(|error| CliError::new(error.to_string()))?;
@@ -142,21 +149,36 @@ async fn import(keep: &TokenKeep, mock: &Server) -> Result<(), CliError> {
 }
 
 /// Where things are, and how to ask.
-fn told(daemon: &Daemon, mock: &Server, folder: &Path) -> String {
+fn told(daemon: &Daemon, mocks: &[Server], folder: &Path) -> String {
     let http = match daemon.tcp() {
         Some(address) => format!("http://{address}/v1/summary (and /livez, /readyz)"),
         None => "off: the default port is in use".to_owned(),
     };
+    let providers = SAMPLES.iter().zip(mocks);
+    let providers: String =
+        providers.map(|(sample, mock)| format!("  {:<8}  {}\n", sample.name, mock.url(""))).collect();
+    let jira = mocks.first().map_or_else(String::new, |mock| jira(mock, folder));
     let folder = folder.display();
     format!(
-        "Tokenkeep keeps three connections fresh; Ctrl-C ends it and removes everything.\n\n  \
-         provider  {}\n  socket    {}\n  http      {http}\n\n\
+        "Tokenkeep keeps three connections fresh; Ctrl-C ends it and removes everything.\n\n\
+         {providers}  socket    {}\n  http      {http}\n\n\
          Ask from another terminal:\n  \
          tokenkeep --state-dir {folder} token jira\n  \
          tokenkeep --state-dir {folder} status\n  \
-         tokenkeep --state-dir {folder} events --follow\n\n",
-        mock.url(""),
+         tokenkeep --state-dir {folder} events --follow\n\
+         {jira}\n",
         daemon.socket().display()
+    )
+}
+
+/// How to use and to break the Jira.
+fn jira(mock: &Server, folder: &Path) -> String {
+    let folder = folder.display();
+    let (url, cloud) = (mock.url(""), mock.state().cloud_id());
+    format!(
+        "Use the token, then lose an answer and see what becomes of it:\n  \
+         curl -H \"$(tokenkeep --state-dir {folder} token jira --header)\" '{url}/ex/jira/{cloud}/rest/api/3/search/jql?jql=project%3DTK&fields=summary&maxResults=3'\n  \
+         curl -d '{{\"faults\": [{{\"kind\": \"drop_after\"}}]}}' {url}/control/script\n"
     )
 }
 
@@ -210,7 +232,8 @@ fn table(connections: &[ConnectionJson], now_ms: i64) -> String {
 
 fn class(provider: &str) -> String {
     let sample = SAMPLES.iter().find(|sample| sample.name == provider);
-    sample.map_or_else(|| "-".to_owned(), |sample| sample.rotation.to_string())
+    let preset = sample.and_then(|sample| preset(sample.preset));
+    preset.map_or_else(|| "-".to_owned(), |preset| preset.rules.rotation.to_string())
 }
 
 /// A line for each connection, then one for each event.
@@ -236,16 +259,23 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn each_sample_has_a_provider_of_the_class_of_its_grant() {
-        let ttl = Duration::from_secs(60);
-        let loopback = ([127, 0, 0, 1], 0).into();
-        let mock = mock_provider::start(loopback, tokenkeep_mock::Rotation::Strict, ttl, 1).await.unwrap();
-        let config = config(Path::new("/s"), &mock).unwrap();
-        for (sample, provider) in SAMPLES.iter().zip(&config.providers) {
+    async fn each_sample_s_mock_has_the_rules_of_the_catalogue() {
+        let mocks = start(Duration::from_secs(60)).await.unwrap();
+        let config = config(Path::new("/s"), &mocks).unwrap();
+        for ((sample, mock), provider) in SAMPLES.iter().zip(&mocks).zip(&config.providers) {
+            let like = mock.state().with_provider(|provider| provider.config().clone());
+            let rules = &provider.rules;
             assert_eq!(provider.name, sample.name);
-            assert_eq!(provider.rules.rotation.to_string(), sample.mock_rotation.to_string());
+            assert_eq!(rules.rotation.to_string(), like.rotation.to_string());
+            let seconds = |span: Option<Duration>| span.map(|span| span.as_secs());
+            assert_eq!(seconds(rules.idle_life), like.refresh_idle_s, "{}", sample.name);
+            assert_eq!(seconds(rules.absolute_life), like.grant_life_s, "{}", sample.name);
+            let ends_after = like.rotation_ends_access_after_s.map(u64::from);
+            assert_eq!(seconds(rules.rotation_ends_access_after), ends_after, "{}", sample.name);
         }
-        mock.shutdown().await;
+        for mock in mocks {
+            mock.shutdown().await;
+        }
     }
 
     #[test]

@@ -1,10 +1,13 @@
 //! What a provider is like: its clients, its rotation and its habits.
 
-use http::StatusCode;
+use std::sync::Arc;
 
-use crate::answer::{Answer, Refusal};
+use super::style::{AnswerStyle, RefusalStyle};
 use crate::request::Credentials;
 use crate::rotation::Rotation;
+
+/// The scope of a standard provider's grants.
+pub const DEFAULT_SCOPE: &str = "read:jira-work offline_access";
 
 /// What a provider is like. Everything that it does follows from this, the requests and the times of the requests.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,8 +27,22 @@ pub struct ProviderConfig {
     pub rotation_ends_access_after_s: Option<u32>,
     /// How often a spent refresh token may be used again within its grace.
     pub grace_reuse: GraceReuse,
-    /// How a dead refresh token is refused.
+    /// A refresh token that was not used for longer than this is dead, and its grant with it.
+    pub refresh_idle_s: Option<u64>,
+    /// A grant ends this long after it was made, however often it is refreshed.
+    pub grant_life_s: Option<u64>,
+    /// How answers with tokens look.
+    pub answers: AnswerStyle,
+    /// How refusals look.
     pub refusals: RefusalStyle,
+    /// What makes a sign-in yield a refresh token.
+    pub offline: Offline,
+    /// The scope of grants that do not say theirs.
+    pub scope: Arc<str>,
+    /// How long the device flow waits for the resource owner.
+    pub device_ttl_s: u32,
+    /// How long a device must wait between two questions, at first.
+    pub device_interval_s: u32,
 }
 
 impl Default for ProviderConfig {
@@ -39,7 +56,14 @@ impl Default for ProviderConfig {
             expires_in: true,
             rotation_ends_access_after_s: None,
             grace_reuse: GraceReuse::Repeated,
+            refresh_idle_s: None,
+            grant_life_s: None,
+            answers: AnswerStyle::Standard,
             refusals: RefusalStyle::Standard,
+            offline: Offline::Always,
+            scope: DEFAULT_SCOPE.into(),
+            device_ttl_s: 600,
+            device_interval_s: 5,
         }
     }
 }
@@ -53,29 +77,15 @@ pub enum GraceReuse {
     Once,
 }
 
-/// How a dead refresh token is refused. Other refusals are the standard's.
+/// What makes a sign-in yield a refresh token. Grants that a test makes always have one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RefusalStyle {
-    /// `400 invalid_grant`.
-    Standard,
-    /// `403 unauthorized_client` with "refresh_token is invalid".
-    Atlassian,
-    /// `200` with the error `bad_refresh_token`.
-    GitHub,
-}
-
-impl RefusalStyle {
-    pub(crate) fn answer(self, refusal: Refusal) -> Answer {
-        match (self, refusal) {
-            (RefusalStyle::Atlassian, Refusal::InvalidGrant(_)) => {
-                Answer::error(StatusCode::FORBIDDEN, "unauthorized_client", "refresh_token is invalid")
-            }
-            (RefusalStyle::GitHub, Refusal::InvalidGrant(_)) => {
-                Answer::error(StatusCode::OK, "bad_refresh_token", "The refresh token passed is incorrect or expired.")
-            }
-            _ => refusal.answer(),
-        }
-    }
+pub enum Offline {
+    /// Every sign-in does.
+    Always,
+    /// Only one that asks for this scope (Atlassian: `offline_access`).
+    Scope(&'static str),
+    /// Only one that asks with `access_type=offline` (Google).
+    AccessType,
 }
 
 /// A registered client.

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::config::GraceReuse;
-use super::ledger::{Death, ReuseEvent};
+use super::config::{GraceReuse, ProviderConfig};
+use super::ledger::{Death, DeathCause, ReuseEvent};
 use crate::rotation::Rotation;
 
 /// How many reuse events of one grant are kept one by one; all of them are counted.
@@ -153,6 +153,7 @@ impl AccessTokens {
 #[derive(Debug, Clone)]
 pub(crate) struct GrantState {
     pub label: Arc<str>,
+    pub owner: Arc<str>,
     pub client: usize,
     pub scope: Arc<str>,
     pub rotation: Rotation,
@@ -162,8 +163,19 @@ pub(crate) struct GrantState {
     pub access: AccessTokens,
     pub history: History,
     pub killed: Option<Death>,
+    pub made_at_ms: i64,
+    /// When its refresh token was last used, or when it was made.
+    pub used_at_ms: i64,
+    pub refreshable: Refreshable,
     /// The refresh tokens that are in flight, each once for each request.
     in_flight: Vec<u64>,
+}
+
+/// Whether the client of a grant was given its refresh token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refreshable {
+    Yes,
+    No,
 }
 
 /// What happened to a grant, as its ledger tells it.
@@ -182,6 +194,7 @@ pub(crate) struct History {
 impl GrantState {
     pub fn new(label: Arc<str>, client: usize, scope: Arc<str>, rotation: Rotation) -> Self {
         Self {
+            owner: Arc::clone(&label),
             label,
             client,
             scope,
@@ -192,8 +205,23 @@ impl GrantState {
             access: AccessTokens::default(),
             history: History::default(),
             killed: None,
+            made_at_ms: 0,
+            used_at_ms: 0,
+            refreshable: Refreshable::Yes,
             in_flight: Vec::new(),
         }
+    }
+
+    /// What time has done to it: the grant is too old, or its refresh token was not used for too long.
+    pub fn outlived(&self, config: &ProviderConfig, now_ms: i64) -> Option<DeathCause> {
+        let exceeds = |since_ms: i64, limit_s: Option<u64>| {
+            let limit_ms = limit_s.map(|limit| i64::try_from(limit.saturating_mul(1_000)).unwrap_or(i64::MAX));
+            limit_ms.is_some_and(|limit_ms| now_ms.saturating_sub(since_ms) > limit_ms)
+        };
+        if exceeds(self.made_at_ms, config.grant_life_s) {
+            return Some(DeathCause::Expired);
+        }
+        exceeds(self.used_at_ms, config.refresh_idle_s).then_some(DeathCause::Idle)
     }
 
     /// A request with this refresh token came in. Says whether another one with the same token is still in flight.
@@ -224,6 +252,7 @@ impl GrantState {
         let margin_ms = self.access.newest_expires_at_ms.saturating_sub(now_ms);
         let history = &mut self.history;
         history.refreshes += 1;
+        self.used_at_ms = now_ms;
         history.last_refresh_at_ms = Some(now_ms);
         history.margin_min_ms = Some(history.margin_min_ms.map_or(margin_ms, |min| min.min(margin_ms)));
     }

@@ -128,6 +128,12 @@ pub enum DeathCause {
     Reuse,
     /// Its client revoked it.
     Revoked,
+    /// Its refresh token was not used for too long.
+    Idle,
+    /// It reached the age at which its provider ends every grant.
+    Expired,
+    /// The code that made it was used a second time (RFC 6749, 4.1.2).
+    CodeReuse,
     /// The test ended it, as an administrator or the resource owner would.
     Killed,
 }

@@ -3,17 +3,23 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
+
+use crate::fault::Drip;
 
 /// A body of the server.
 pub(crate) enum MockBody {
     /// Sent at once.
     Whole(Full<Bytes>),
-    /// Announces more than it sends, and then fails, which closes the connection.
+    /// Announces more than it sends, or nothing, and then fails, which closes the connection.
     Cut(CutBody),
+    /// Sent a few bytes at a time.
+    Drip(DripBody),
     /// Made while it is sent, so that a million grants need not lie in memory as text.
     Pieces(Pieces),
 }
@@ -27,20 +33,54 @@ impl MockBody {
     }
 
     /// Announces `body` and sends its first `sent` bytes.
-    pub fn cut(mut body: Bytes, sent: usize) -> Self {
-        let announced = body.len();
-        body.truncate(sent);
-        MockBody::Cut(CutBody { announced: announced as u64, sent: Some(body), flushed: false })
+    pub fn cut(body: Bytes, sent: usize) -> Self {
+        let announced = body.len() as u64;
+        MockBody::Cut(CutBody { announced: SizeHint::with_exact(announced), ..CutBody::chunked(body, sent) })
+    }
+
+    /// Announces nothing, so that `body` goes in chunks, and sends its first `sent` bytes.
+    pub fn chunked_cut(body: Bytes, sent: usize) -> Self {
+        MockBody::Cut(CutBody::chunked(body, sent))
+    }
+
+    /// Sends `body` slowly.
+    pub fn drip(body: Bytes, drip: Drip) -> Self {
+        MockBody::Drip(DripBody { rest: body, drip, pause: None })
+    }
+}
+
+pub(crate) struct DripBody {
+    rest: Bytes,
+    drip: Drip,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl DripBody {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if let Some(pause) = &mut self.pause {
+            std::task::ready!(pause.as_mut().poll(cx));
+        }
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let piece = self.rest.split_to(self.drip.bytes.min(self.rest.len()));
+        self.pause = Some(Box::pin(tokio::time::sleep(Duration::from_millis(self.drip.every_ms))));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 }
 
 pub(crate) struct CutBody {
-    announced: u64,
+    announced: SizeHint,
     sent: Option<Bytes>,
     flushed: bool,
 }
 
 impl CutBody {
+    fn chunked(mut body: Bytes, sent: usize) -> Self {
+        body.truncate(sent);
+        Self { announced: SizeHint::default(), sent: Some(body), flushed: false }
+    }
+
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         if let Some(sent) = self.sent.take().filter(|sent| !sent.is_empty()) {
             return Poll::Ready(Some(Ok(Frame::data(sent))));
@@ -81,6 +121,7 @@ impl Body for MockBody {
         match self.get_mut() {
             MockBody::Whole(body) => Pin::new(body).poll_frame(cx).map_err(Cut::from),
             MockBody::Cut(body) => body.poll(cx),
+            MockBody::Drip(body) => body.poll(cx),
             MockBody::Pieces(next) => Poll::Ready(next().map(|piece| Ok(Frame::data(piece)))),
         }
     }
@@ -88,6 +129,7 @@ impl Body for MockBody {
     fn is_end_stream(&self) -> bool {
         match self {
             MockBody::Whole(body) => body.is_end_stream(),
+            MockBody::Drip(body) => body.rest.is_empty(),
             MockBody::Cut(_) | MockBody::Pieces(_) => false,
         }
     }
@@ -95,7 +137,8 @@ impl Body for MockBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             MockBody::Whole(body) => body.size_hint(),
-            MockBody::Cut(body) => SizeHint::with_exact(body.announced),
+            MockBody::Cut(body) => body.announced,
+            MockBody::Drip(body) => SizeHint::with_exact(body.rest.len() as u64),
             MockBody::Pieces(_) => SizeHint::default(),
         }
     }

@@ -11,13 +11,15 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::body::MockBody;
 use super::routes::{not_allowed, not_found, respond, response};
-use super::state::State;
+use super::state::{Endpoint, State};
+use super::tls::TlsFace;
 use crate::answer::Answer;
-use crate::fault::{Fault, FaultPlan};
+use crate::fault::{Fault, FaultPlan, Faults, entries};
+use crate::jira::RateLimit;
 use crate::provider::{Grant, GrantId, GrantOptions, TokenSet, Totals};
 use crate::rotation::Rotation;
 
@@ -30,16 +32,31 @@ const PIECE_GRANTS: usize = 256;
 /// Answers one control request.
 pub(crate) fn answer(state: &Arc<State>, parts: &Parts, body: &[u8]) -> Response<MockBody> {
     let path = parts.uri.path().strip_prefix("/control/").unwrap_or_default();
-    if parts.method == Method::GET && path == "ledger" {
-        return ledger(state, parts.uri.query().unwrap_or_default());
+    match parts.method {
+        Method::GET => asked(state, parts, path),
+        Method::POST => wished(state, parts, path, body),
+        _ => not_allowed("GET, POST"),
     }
-    if parts.method != Method::POST {
-        return not_allowed(if path == "ledger" { "GET" } else { "POST" });
+}
+
+fn asked(state: &Arc<State>, parts: &Parts, path: &str) -> Response<MockBody> {
+    match path {
+        "ledger" => ledger(state, parts.uri.query().unwrap_or_default()),
+        "faults" => ok(&faults_told(state)),
+        "tls" => authority(state),
+        _ => not_allowed("POST"),
     }
+}
+
+fn wished(state: &Arc<State>, parts: &Parts, path: &str, body: &[u8]) -> Response<MockBody> {
+    let query = parts.uri.query().unwrap_or_default();
     let answered = match path {
-        "grants" => return parsed(body).map_or_else(refused, |wish| grants(state, parts, wish)),
-        "faults" => parsed(body).map(|plan| faults(state, plan)),
-        "script" => parsed(body).and_then(|wish| script(state, wish)),
+        "ledger" => return not_allowed("GET"),
+        "grants" => return parsed_or_default(body).map_or_else(refused, |wish| grants(state, parts, wish)),
+        "faults" => endpoint(query).and_then(|at| parsed(body).map(|plan| faults(state, at, plan))),
+        "script" => endpoint(query).and_then(|at| parsed(body).and_then(|wish| script(state, at, wish))),
+        "rate" => parsed_or_default(body).and_then(|wish| rate(state, &wish)),
+        "tls" => parsed(body).map(|wish| tls(state, &wish)),
         "clock" => parsed(body).map(|wish| clock(state, &wish)),
         "down" => parsed(body).and_then(|wish| down(state, &wish)),
         "reset" => Ok(reset(state)),
@@ -49,6 +66,20 @@ pub(crate) fn answer(state: &Arc<State>, parts: &Parts, body: &[u8]) -> Response
         },
     };
     answered.map_or_else(refused, |value| ok(&value))
+}
+
+/// An empty body wishes for nothing in particular.
+fn parsed_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, String> {
+    if body.trim_ascii().is_empty() { Ok(T::default()) } else { parsed(body) }
+}
+
+/// Which endpoint faults are for: `at=token`, which is also what an empty query says, or `at=api`.
+fn endpoint(query: &str) -> Result<Endpoint, String> {
+    match query {
+        "" | "at=token" => Ok(Endpoint::Token),
+        "at=api" => Ok(Endpoint::Api),
+        _ => Err(format!("unknown query {query:?}: expected at=token or at=api")),
+    }
 }
 
 fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
@@ -81,6 +112,7 @@ struct GrantsWish {
     label_prefix: Option<String>,
     label: Option<String>,
     client: Option<String>,
+    owner: Option<String>,
     scope: Option<String>,
     age_s: f64,
     expires_in: Option<bool>,
@@ -115,6 +147,7 @@ impl GrantsWish {
                 None => format!("{}{nth}", self.label_prefix.as_deref().unwrap_or("c")),
             },
             client: self.client.clone(),
+            owner: self.owner.as_deref().map(Arc::from),
             rotation: self.rotation,
             access_ttl_ms: self.access_ttl_s.map(milliseconds),
             scope: None,
@@ -134,6 +167,11 @@ fn grants(state: &Arc<State>, parts: &Parts, wish: GrantsWish) -> Response<MockB
         Ok(wish) => wish,
         Err(why) => return refused(why),
     };
+    match parts.uri.query() {
+        None | Some("") => {}
+        Some("as=token") => return token_file(state, &wish),
+        Some(query) => return refused(format!("unknown query {query:?}: expected as=token")),
+    }
     let list = List::accepted(&parts.headers);
     let mut left = 0..wish.count.unwrap_or(1);
     let scope: Option<Arc<str>> = wish.scope.as_deref().map(Arc::from);
@@ -150,6 +188,15 @@ fn grants(state: &Arc<State>, parts: &Parts, wish: GrantsWish) -> Response<MockB
         });
         !left.is_empty()
     })
+}
+
+/// One grant's token set alone, as a token file has it.
+fn token_file(state: &State, wish: &GrantsWish) -> Response<MockBody> {
+    if wish.count.is_some_and(|count| count != 1) {
+        return refused("as=token gives one token set: leave count out".to_owned());
+    }
+    let options = GrantOptions { scope: wish.scope.as_deref().map(Arc::from), ..wish.options(0) };
+    ok(&state.grant(options).token)
 }
 
 fn kill(state: &State, label: &str) -> Response<MockBody> {
@@ -292,9 +339,56 @@ impl List {
 
 // --- Faults, clock, down, reset ---
 
-fn faults(state: &State, plan: FaultPlan) -> serde_json::Value {
-    state.set_faults(plan);
+fn faults(state: &State, at: Endpoint, plan: FaultPlan) -> Value {
+    state.set_faults_at(at, plan);
     json!({})
+}
+
+/// All that there is, all that is planned, and all that has happened.
+fn faults_told(state: &State) -> Value {
+    let told = |faults: &Faults| json!({"plan": faults.plan(), "counts": faults.counts(), "waiting": faults.waiting()});
+    let core = state.core();
+    json!({"kinds": entries(), "token": told(&core.faults), "api": told(&core.api_faults)})
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct RateWish {
+    per_s: Option<f64>,
+    burst: Option<u32>,
+}
+
+fn rate(state: &State, wish: &RateWish) -> Result<Value, String> {
+    let limit = match (wish.per_s, wish.burst) {
+        (None, None) => None,
+        (Some(per_s), burst) if per_s.is_finite() && per_s > 0.0 && burst != Some(0) => {
+            Some(RateLimit { per_s, burst: burst.unwrap_or(1) })
+        }
+        _ => return Err("say {\"per_s\": 5, \"burst\": 10}, both above 0, or {} for no limit".to_owned()),
+    };
+    state.set_rate_limit(limit);
+    Ok(json!({"limit": limit}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsWish {
+    face: TlsFace,
+}
+
+fn tls(state: &State, wish: &TlsWish) -> Value {
+    state.set_tls_face(wish.face);
+    json!({"face": wish.face})
+}
+
+fn authority(state: &State) -> Response<MockBody> {
+    match state.authority_pem() {
+        Some(pem) => {
+            let pem_file = HeaderValue::from_static("application/x-pem-file");
+            respond(Answer::new(StatusCode::OK, pem_file, pem.to_owned()))
+        }
+        None => not_found(),
+    }
 }
 
 #[derive(Deserialize)]
@@ -304,10 +398,10 @@ struct ScriptWish {
     faults: Vec<Fault>,
 }
 
-fn script(state: &State, wish: ScriptWish) -> Result<serde_json::Value, String> {
+fn script(state: &State, at: Endpoint, wish: ScriptWish) -> Result<Value, String> {
     let queued = wish.faults.len();
     let label = wish.label.as_deref();
-    state.script(label, wish.faults).map_err(|full| full.to_string())?;
+    state.script_at(at, label, wish.faults).map_err(|full| full.to_string())?;
     Ok(json!({"queued": queued}))
 }
 
@@ -317,7 +411,7 @@ struct ClockWish {
     offset_ms: i64,
 }
 
-fn clock(state: &State, wish: &ClockWish) -> serde_json::Value {
+fn clock(state: &State, wish: &ClockWish) -> Value {
     state.set_clock_offset_ms(wish.offset_ms);
     json!({"offset_ms": wish.offset_ms, "now_ms": state.now_ms()})
 }
@@ -329,7 +423,7 @@ struct DownWish {
     for_ms: Option<u64>,
 }
 
-fn down(state: &State, wish: &DownWish) -> Result<serde_json::Value, String> {
+fn down(state: &State, wish: &DownWish) -> Result<Value, String> {
     match (wish.down, wish.for_ms) {
         (Some(false), None) => state.up(),
         (Some(true), None) => state.down(None),
@@ -339,7 +433,7 @@ fn down(state: &State, wish: &DownWish) -> Result<serde_json::Value, String> {
     Ok(json!({"down": state.is_down()}))
 }
 
-fn reset(state: &State) -> serde_json::Value {
+fn reset(state: &State) -> Value {
     state.reset();
     json!({})
 }

@@ -5,20 +5,20 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, WWW_AUTHENTICATE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::body::{Cut, MockBody};
 use super::connection::Connection;
-use super::control;
-use super::state::{Begun, State};
+use super::state::{ApiRequest, Begun, State};
+use super::{consent, control};
 use crate::answer::{Answer, Refusal};
 use crate::fault::{Fault, Reply};
-use crate::provider::{InFlight, Provider};
+use crate::provider::{InFlight, Introspection, Provider};
 use crate::request::OAuthRequest;
 
 /// The longest request body of the provider's endpoints.
@@ -46,16 +46,32 @@ pub(crate) async fn answer(
         Ok(body) => body,
         Err(too_large) => return Ok(respond(too_large)),
     };
-    match (&parts.method, parts.uri.path()) {
-        (&Method::POST, "/token") => token(state, &connection, parts.headers, body).await,
-        (&Method::POST, "/introspect") => Ok(posted(&state, &parts, &body, Provider::introspection)),
-        (&Method::POST, "/revoke") => Ok(posted(&state, &parts, &body, Provider::revocation)),
-        (&Method::GET, "/api/whoami") => Ok(whoami(&state, &parts)),
-        (&Method::GET, "/.well-known/oauth-authorization-server") => Ok(metadata(&connection)),
-        (_, "/token" | "/introspect" | "/revoke") => Ok(not_allowed("POST")),
-        (_, "/api/whoami" | "/.well-known/oauth-authorization-server") => Ok(not_allowed("GET")),
-        _ => Ok(not_found()),
+    let path = parts.uri.path();
+    match (&parts.method, path) {
+        (&Method::POST, "/token") => return token(state, &connection, parts.headers, body).await,
+        _ if is_api(path) => return api(&state, &connection, &parts, &body).await,
+        _ => {}
     }
+    Ok(match (&parts.method, path) {
+        (&Method::POST, "/introspect") => posted(&state, &parts, &body, Provider::introspection),
+        (&Method::POST, "/revoke") => posted(&state, &parts, &body, Provider::revocation),
+        (&Method::POST, "/device_authorization") => posted(&state, &parts, &body, |provider, now_ms, request| {
+            provider.device_authorization(now_ms, request, &connection.origin)
+        }),
+        (&Method::GET | &Method::POST, "/authorize") => respond(consent::authorize(&state, &parts, &body)),
+        (&Method::GET | &Method::POST, "/device") => respond(consent::device(&state, &parts, &body)),
+        (&Method::GET, "/api/whoami") => bearers(&state, &parts, |known| json!(known)),
+        (&Method::GET | &Method::POST, "/userinfo") => bearers(&state, &parts, userinfo),
+        (&Method::GET, "/.well-known/oauth-authorization-server" | "/.well-known/openid-configuration") => {
+            metadata(&connection.origin)
+        }
+        (&Method::GET, "/jwks") => respond(Answer::json(StatusCode::OK, &json!({"keys": []}))),
+        (_, "/token" | "/introspect" | "/revoke" | "/device_authorization") => not_allowed("POST"),
+        (_, "/authorize" | "/device" | "/userinfo") => not_allowed("GET, POST"),
+        (_, "/api/whoami" | "/jwks") => not_allowed("GET"),
+        (_, "/.well-known/oauth-authorization-server" | "/.well-known/openid-configuration") => not_allowed("GET"),
+        _ => not_found(),
+    })
 }
 
 async fn control_request(
@@ -100,9 +116,19 @@ async fn token(
         Begun::Done(reply) => reply,
         Begun::Waits(fault, arrived) => waited(state, fault, arrived, headers, body).await?,
     };
+    deliver(reply, connection)
+}
+
+/// Puts a reply on the wire.
+fn deliver(reply: Reply, connection: &Connection) -> Result<Response<MockBody>, Cut> {
     match reply {
         Reply::Answer(answer) => Ok(respond(answer)),
-        Reply::Truncated(answer, sent) => Ok(cut_short(answer, sent)),
+        Reply::Truncated(answer, sent) => Ok(cut_short(answer, sent, MockBody::cut)),
+        Reply::ChunkedCut(answer, sent) => Ok(cut_short(answer, sent, MockBody::chunked_cut)),
+        Reply::Dripped(answer, drip) => {
+            let body = MockBody::drip(answer.body, drip);
+            Ok(response(answer.status, answer.headers, body))
+        }
         Reply::Close => Err(Cut),
         Reply::Reset => {
             connection.reset.store(true, Ordering::Relaxed);
@@ -146,7 +172,8 @@ fn oauth_request<'a>(headers: &HeaderMap, body: &'a [u8]) -> Result<OAuthRequest
     if headers.get_all(AUTHORIZATION).iter().count() > 1 {
         return Err(Refusal::InvalidRequest("More than one Authorization header."));
     }
-    OAuthRequest::read(text(headers, CONTENT_TYPE)?, text(headers, AUTHORIZATION)?, body)
+    let request = OAuthRequest::read(text(headers, CONTENT_TYPE)?, text(headers, AUTHORIZATION)?, body)?;
+    Ok(request.accepting(text(headers, ACCEPT)?))
 }
 
 /// The text of a header; one that is not text must not count as absent.
@@ -155,13 +182,36 @@ fn text(headers: &HeaderMap, name: HeaderName) -> Result<Option<&str>, Refusal> 
     text.map_err(|_| Refusal::InvalidRequest("A header is not text."))
 }
 
+// --- The API behind the provider ---
+
+fn is_api(path: &str) -> bool {
+    path == "/me"
+        || path == "/oauth/token/accessible-resources"
+        || path.starts_with("/ex/jira/")
+        || path.starts_with("/rest/api/")
+}
+
+async fn api(
+    state: &Arc<State>,
+    connection: &Connection,
+    parts: &Parts,
+    body: &[u8],
+) -> Result<Response<MockBody>, Cut> {
+    let token = bearer(&parts.headers).unwrap_or_default();
+    let fault = state.begin_api(token);
+    wait(state, fault.wait_before_ms()).await;
+    let reply = state.api(&fault, &ApiRequest { parts, token, body, origin: &connection.origin });
+    wait(state, fault.wait_after_ms()).await;
+    deliver(reply, connection)
+}
+
 // --- The other endpoints ---
 
 fn posted(
     state: &State,
     parts: &Parts,
     body: &[u8],
-    endpoint: fn(&mut Provider, i64, &OAuthRequest<'_>) -> Answer,
+    endpoint: impl FnOnce(&mut Provider, i64, &OAuthRequest<'_>) -> Answer,
 ) -> Response<MockBody> {
     let now_ms = state.now_ms();
     match oauth_request(&parts.headers, body) {
@@ -170,12 +220,13 @@ fn posted(
     }
 }
 
-fn whoami(state: &State, parts: &Parts) -> Response<MockBody> {
+/// What `tell` says about the bearer's token, or 401.
+fn bearers(state: &State, parts: &Parts, tell: fn(&Introspection) -> Value) -> Response<MockBody> {
     let now_ms = state.now_ms();
     let token = bearer(&parts.headers).unwrap_or_default();
     let known = state.with_provider(|provider| provider.use_access_token(now_ms, token));
     match known {
-        Some(known) => respond(Answer::json(StatusCode::OK, &known)),
+        Some(known) => respond(Answer::json(StatusCode::OK, &tell(&known))),
         None => {
             let status = StatusCode::UNAUTHORIZED;
             let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
@@ -185,21 +236,38 @@ fn whoami(state: &State, parts: &Parts) -> Response<MockBody> {
     }
 }
 
+fn userinfo(known: &Introspection) -> Value {
+    let name = known.username.as_ref().or(known.client_id.as_ref());
+    json!({"sub": name, "name": name})
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
-fn metadata(connection: &Connection) -> Response<MockBody> {
-    let issuer = format!("http://{}", connection.local);
+/// RFC 8414, and what OpenID Connect Discovery demands beyond it. No ID tokens are issued, so there are no keys.
+fn metadata(origin: &str) -> Response<MockBody> {
     let metadata = json!({
-        "issuer": issuer,
-        "token_endpoint": format!("{issuer}/token"),
-        "introspection_endpoint": format!("{issuer}/introspect"),
-        "revocation_endpoint": format!("{issuer}/revoke"),
-        "grant_types_supported": ["refresh_token", "client_credentials"],
-        "response_types_supported": [],
+        "issuer": origin,
+        "authorization_endpoint": format!("{origin}/authorize"),
+        "token_endpoint": format!("{origin}/token"),
+        "introspection_endpoint": format!("{origin}/introspect"),
+        "revocation_endpoint": format!("{origin}/revoke"),
+        "device_authorization_endpoint": format!("{origin}/device_authorization"),
+        "userinfo_endpoint": format!("{origin}/userinfo"),
+        "jwks_uri": format!("{origin}/jwks"),
+        "grant_types_supported": [
+            "authorization_code",
+            "refresh_token",
+            "client_credentials",
+            "urn:ietf:params:oauth:grant-type:device_code",
+        ],
+        "response_types_supported": ["code"],
+        "code_challenge_methods_supported": ["S256"],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "none"],
+        "subject_types_supported": ["public"],
+        "id_token_signing_alg_values_supported": ["none"],
     });
     respond(Answer::json(StatusCode::OK, &metadata))
 }
@@ -221,9 +289,8 @@ pub(crate) fn respond(answer: Answer) -> Response<MockBody> {
     response(answer.status, answer.headers, body)
 }
 
-fn cut_short(answer: Answer, sent: usize) -> Response<MockBody> {
-    let body = MockBody::cut(answer.body, sent);
-    response(answer.status, answer.headers, body)
+fn cut_short(answer: Answer, sent: usize, cut: fn(Bytes, usize) -> MockBody) -> Response<MockBody> {
+    response(answer.status, answer.headers, cut(answer.body, sent))
 }
 
 pub(crate) fn response(status: StatusCode, headers: HeaderMap, body: MockBody) -> Response<MockBody> {

@@ -1,12 +1,16 @@
 //! What a running server shares with its connections and with the test that started it.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use http::request::Parts;
 use tokio::sync::watch;
 
+use super::tls::TlsFace;
+use crate::answer::Answer;
 use crate::fault::{Fault, FaultPlan, Faults, Reply, ScriptFull};
+use crate::jira::{self, Call, Jira, RateLimit};
 use crate::provider::{Grant, GrantLedger, GrantOptions, InFlight, Provider, Totals};
 use crate::request::OAuthRequest;
 
@@ -23,12 +27,28 @@ pub struct State {
     down_until_ms: AtomicI64,
     /// Tells every connection to finish, or to end at once.
     signal: watch::Sender<Signal>,
+    /// The certificate of the TLS listener's authority, once there is such a listener.
+    authority_pem: OnceLock<String>,
+}
+
+/// Which of the server's endpoints faults are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// The token endpoint.
+    Token,
+    /// The API behind the provider: the small Jira.
+    Api,
 }
 
 #[derive(Debug)]
 pub(crate) struct Core {
     pub provider: Provider,
     pub faults: Faults,
+    pub api_faults: Faults,
+    /// How many requests reached the API.
+    pub api_requests: u64,
+    pub jira: Jira,
+    pub tls_face: TlsFace,
 }
 
 /// What connections are told.
@@ -43,10 +63,11 @@ pub(crate) struct Signal {
 impl State {
     pub(crate) fn new(provider: Provider, plan: FaultPlan) -> Self {
         Self {
-            core: Mutex::new(Core { provider, faults: Faults::new(plan) }),
+            core: Mutex::new(Core::new(provider, Faults::new(plan))),
             offset_ms: AtomicI64::new(0),
             down_until_ms: AtomicI64::new(UP),
             signal: watch::Sender::new(Signal::default()),
+            authority_pem: OnceLock::new(),
         }
     }
 
@@ -97,25 +118,69 @@ impl State {
         self.core().provider.totals()
     }
 
-    /// Forgets every grant, count and script, ends the plan and the shift of the clock, and brings the provider up.
+    /// Forgets every grant, count and script, ends plans, limits, the shift of the clock and whatever TLS does wrong, and
+    /// brings the provider up.
     pub fn reset(&self) {
         self.set_clock_offset_ms(0);
         self.up();
         let mut core = self.core();
         core.provider.reset();
-        core.faults = Faults::default();
+        *core = Core::new(core.provider.clone(), Faults::default());
     }
 
     // --- Faults ---
 
-    /// Replaces the plan of faults.
+    /// Replaces the plan of faults of the token endpoint.
     pub fn set_faults(&self, plan: FaultPlan) {
-        self.core().faults.set_plan(plan);
+        self.set_faults_at(Endpoint::Token, plan);
     }
 
-    /// Names the next faults of one grant, or of all requests: see [`Faults::script`].
+    /// Replaces the plan of faults of one endpoint.
+    pub fn set_faults_at(&self, endpoint: Endpoint, plan: FaultPlan) {
+        self.core().faults_at(endpoint).set_plan(plan);
+    }
+
+    /// Names the next faults of one grant, or of all requests, at the token endpoint: see [`Faults::script`].
     pub fn script(&self, label: Option<&str>, faults: Vec<Fault>) -> Result<(), ScriptFull> {
-        self.core().faults.script(label, faults)
+        self.script_at(Endpoint::Token, label, faults)
+    }
+
+    /// Names the next faults at one endpoint. The API knows a grant by its access tokens.
+    pub fn script_at(&self, endpoint: Endpoint, label: Option<&str>, faults: Vec<Fault>) -> Result<(), ScriptFull> {
+        self.core().faults_at(endpoint).script(label, faults)
+    }
+
+    /// Limits how often the API may be asked from now on; `None` takes the limit away.
+    pub fn set_rate_limit(&self, limit: Option<RateLimit>) {
+        let now_ms = self.now_ms();
+        self.core().jira.limit(limit, now_ms);
+    }
+
+    /// The number of the small Jira's Cloud site, as its URLs have it.
+    pub fn cloud_id(&self) -> String {
+        self.core().jira.cloud_id().to_owned()
+    }
+
+    // --- TLS ---
+
+    /// How the TLS listener presents itself.
+    pub fn tls_face(&self) -> TlsFace {
+        self.core().tls_face
+    }
+
+    /// Sets how the TLS listener presents itself to new connections.
+    pub fn set_tls_face(&self, face: TlsFace) {
+        self.core().tls_face = face;
+    }
+
+    /// The certificate that clients of the TLS listener must trust, as PEM; `None` where there is no such listener.
+    pub fn authority_pem(&self) -> Option<&str> {
+        self.authority_pem.get().map(String::as_str)
+    }
+
+    pub(crate) fn set_authority(&self, pem: &str) {
+        // A second listener has an authority of its own; the first one's stays the one that is told.
+        let _ = self.authority_pem.set(pem.to_owned());
     }
 
     // --- Time ---
@@ -184,10 +249,43 @@ impl State {
         fault.apply(|| self.core().provider.token(now_ms, request))
     }
 
+    // --- One request at the API ---
+
+    /// Notes a request and says what happens to it.
+    pub(crate) fn begin_api(&self, token: &str) -> Fault {
+        let now_ms = self.now_ms();
+        let core = &mut *self.core();
+        let nth = core.api_requests;
+        core.api_requests += 1;
+        let label = core.provider.introspect(now_ms, token).sub;
+        let grant = label.as_deref().and_then(|label| core.provider.find(label));
+        core.api_faults.next(label.as_deref(), grant.map_or(u64::MAX, |grant| grant.0 as u64), nth)
+    }
+
+    /// Answers a request, as its fault allows.
+    pub(crate) fn api(&self, fault: &Fault, request: &ApiRequest<'_>) -> Reply {
+        let now_ms = self.now_ms();
+        let reply = fault.apply(|| self.core().api(now_ms, request));
+        match reply {
+            Reply::Answer(answer) => Reply::Answer(jira::stamped(answer, now_ms)),
+            other => other,
+        }
+    }
+
+    // --- After either ---
+
     /// Notes that a request that waited is over.
     pub(crate) fn leave(&self, arrived: InFlight) {
         self.core().provider.leave(arrived);
     }
+}
+
+/// One request to the API, as it came.
+pub(crate) struct ApiRequest<'a> {
+    pub parts: &'a Parts,
+    pub token: &'a str,
+    pub body: &'a [u8],
+    pub origin: &'a str,
 }
 
 /// How far a request at the token endpoint has come.
@@ -199,6 +297,34 @@ pub(crate) enum Begun {
 }
 
 impl Core {
+    fn new(provider: Provider, faults: Faults) -> Self {
+        let jira = Jira::new(provider.config().seed);
+        let (api_faults, tls_face) = (Faults::default(), TlsFace::default());
+        Self { provider, faults, api_faults, api_requests: 0, jira, tls_face }
+    }
+
+    fn faults_at(&mut self, endpoint: Endpoint) -> &mut Faults {
+        match endpoint {
+            Endpoint::Token => &mut self.faults,
+            Endpoint::Api => &mut self.api_faults,
+        }
+    }
+
+    fn api(&mut self, now_ms: i64, request: &ApiRequest<'_>) -> Answer {
+        let Some(bearer) = self.provider.use_access_token(now_ms, request.token) else {
+            return jira::unauthorized();
+        };
+        self.jira.answer(&Call {
+            method: &request.parts.method,
+            path: request.parts.uri.path(),
+            query: request.parts.uri.query().unwrap_or_default(),
+            body: request.body,
+            bearer: &bearer,
+            origin: request.origin,
+            now_ms,
+        })
+    }
+
     fn next_fault(&mut self, arrived: &InFlight) -> Fault {
         let label = arrived.grant().and_then(|grant| self.provider.label(grant));
         let key = arrived.grant().map_or(u64::MAX, |grant| grant.0 as u64);
