@@ -1,9 +1,10 @@
 //! [`TokenKeep`]: the library's face.
 
 use crate::clock::{Clock, SeededDice, SystemClock};
-use crate::config::{Config, Provider};
+use crate::config::{Config, Declared, Provider};
 use crate::endpoint::http::HttpEndpoint;
-use crate::engine::{Engine, Options, Parts, Started};
+use crate::declared::DeclaredConnections;
+use crate::engine::{Changes, Engine, Options, Parts, Started};
 use crate::error::Error;
 use crate::import::{self, Import, Imported};
 use crate::journal::Journal;
@@ -110,6 +111,7 @@ struct Inner {
     ended: watch::Receiver<Option<Result<(), String>>>,
     work: AbortHandle,
     folder: Option<Folder>,
+    declared: DeclaredConnections,
 }
 
 impl Drop for Inner {
@@ -174,7 +176,7 @@ impl TokenKeep {
             process: random_number(),
         };
         let folder = Folder { store, clock, skew_ms: AtomicI64::new(0), _lock: lock };
-        Self::start(Engine::new(parts, options), Some(folder)).await
+        Self::start(Engine::new(parts, options), Some(folder), config.connections).await
     }
 
     /// An instance on an engine whose parts the caller brings, without a state folder of its own.
@@ -182,10 +184,10 @@ impl TokenKeep {
     /// # Errors
     /// The store cannot be used.
     pub async fn on_engine(engine: Arc<Engine>) -> Result<Self, Error> {
-        Self::start(engine, None).await
+        Self::start(engine, None, Vec::new()).await
     }
 
-    async fn start(engine: Arc<Engine>, folder: Option<Folder>) -> Result<Self, Error> {
+    async fn start(engine: Arc<Engine>, folder: Option<Folder>, declared: Vec<Declared>) -> Result<Self, Error> {
         let settled = engine.recover().await?;
         let mut started = NewEvent::new(EventKind::SystemStarted, engine.now(), None, "Tokenkeep has started.");
         started.data = format!(r#"{{"version":"{}","claims_settled":{settled}}}"#, env!("CARGO_PKG_VERSION"));
@@ -193,11 +195,54 @@ impl TokenKeep {
         let (end, ended) = watch::channel(None);
         let running = Arc::clone(&engine);
         let work = tokio::spawn(async move { drop(end.send_replace(Some(running.run().await))) }).abort_handle();
-        let inner = Arc::new(Inner { engine, ended, work, folder });
+        let inner = Arc::new(Inner { engine, ended, work, folder, declared: DeclaredConnections::new(declared) });
         if inner.folder.is_some() {
             tokio::spawn(watch_the_wall(Arc::downgrade(&inner)));
         }
-        Ok(Self { inner })
+        let keep = Self { inner };
+        keep.label_declared().await?;
+        Ok(keep)
+    }
+
+    /// Goes on with another configuration: its policy, its providers with their admission limits, and the connections
+    /// that it declares. Attempts in flight end with the provider that they began with. What was held because of a client,
+    /// URL or rules that are others now is released at once; connections of a provider that is gone are held until it is
+    /// back. The state folder, `in_flight_max` and `workers` stay as they were opened.
+    ///
+    /// ```no_run
+    /// # async fn example(keep: tokenkeep::TokenKeep, mut config: tokenkeep::Config) -> Result<(), tokenkeep::Error> {
+    /// config.policy.max_retries = 5;
+    /// let changes = keep.reload(config).await?;
+    /// assert!(changes.policy.is_some());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// The store cannot be written. The configuration is in use all the same; the next reload or start does the rest.
+    pub async fn reload(&self, config: Config) -> Result<Changes, Error> {
+        self.inner.declared.replace(config.connections);
+        let changes = self.inner.engine.reload(config.policy, config.providers).await?;
+        self.label_declared().await?;
+        Ok(changes)
+    }
+
+    /// The connections that the configuration declares, in the order of their names.
+    #[must_use]
+    pub fn declared(&self) -> Vec<Declared> {
+        self.inner.declared.all()
+    }
+
+    /// Gives declared connections that the store has the labels that they are declared with.
+    async fn label_declared(&self) -> Result<(), Error> {
+        for Declared { key, provider, labels, .. } in self.declared() {
+            let Some(stored) = self.store().get(&key).await? else { continue };
+            if stored.provider != provider {
+                tracing::warn!(connection = %key, declared = provider, stored = stored.provider, "declared for another provider than it was connected to: remove it from the configuration, then remove and import it");
+            } else if stored.labels != labels {
+                self.store().flag(self.now(), &key, Flag::Labels(labels)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// A valid access token at once where one is in hand that lives `min_ttl`; else after a refresh that is waited
@@ -317,6 +362,7 @@ impl TokenKeep {
     }
 
     fn prepare(&self, import: Import, in_bulk: bool) -> Result<NewGrant, Error> {
+        let import = self.inner.declared.complete(import)?;
         let provider =
             self.inner.engine.provider(&import.provider).ok_or_else(|| self.unknown_provider(&import.provider))?;
         let read = import::read(&import.token)?;
@@ -329,7 +375,7 @@ impl TokenKeep {
             in_bulk,
         };
         let context = Context {
-            policy: self.inner.engine.policy(),
+            policy: &self.inner.engine.setup().policy,
             rules: &provider.rules,
             now,
             draw: self.inner.engine.parts.dice.draw(),
@@ -350,7 +396,7 @@ impl TokenKeep {
     }
 
     fn unknown_provider(&self, found: &str) -> Error {
-        let known = self.inner.engine.provider_names().into_iter().collect::<Vec<_>>().join(", ");
+        let known = self.inner.engine.provider_names().join(", ");
         Error::Invalid {
             field: "provider".to_owned(),
             found: format!("found `{}`", tokenkeep_core::model::printable(found, 60)),
@@ -482,12 +528,15 @@ impl TokenKeep {
         self.flag(key, Flag::Pause).await
     }
 
-    /// Refreshes this connection again: clears a pause and a hold.
+    /// Refreshes this connection again: clears a pause and a hold. Where its whole provider is held, that may be probed
+    /// at once.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn resume(&self, key: &ConnectionKey) -> Result<Connection, Error> {
-        self.flag(key, Flag::Resume).await
+        let connection = self.flag(key, Flag::Resume).await?;
+        self.inner.engine.probe_at_once(&connection.provider).await;
+        Ok(connection)
     }
 
     async fn flag(&self, key: &ConnectionKey, flag: Flag) -> Result<Connection, Error> {
@@ -526,8 +575,9 @@ impl TokenKeep {
     /// Removes a connection and wipes its secrets. Waits for an attempt that may have been sent.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// [`Error::NotFound`]; [`Error::Declared`], where the configuration would still want it.
     pub async fn remove(&self, key: &ConnectionKey) -> Result<(), Error> {
+        self.inner.declared.check_removal(key)?;
         let _gate = self.wait_for_sent(key).await;
         let event = self.store().remove(self.now(), key).await?.ok_or_else(|| Error::NotFound(key.clone()))?;
         self.inner.engine.tokens.forget(key);

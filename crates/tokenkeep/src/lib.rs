@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod config;
+mod declared;
 pub mod endpoint;
 pub mod engine;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod store;
 mod tokens;
 
 pub use config::{Config, Provider};
+pub use engine::Changes;
 pub use error::Error;
 pub use import::{Import, Imported, TOKEN_SET_BYTES_MAX};
 pub use keep::{RefreshAsk, Refreshed, TokenAsk, TokenKeep};

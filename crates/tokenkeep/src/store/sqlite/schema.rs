@@ -24,7 +24,7 @@ const READER_CACHE_KIB: i64 = 2 * 1024;
 const STATEMENTS_MAX: usize = 64;
 
 /// One step for each version; the last one's number is the version that this Tokenkeep writes.
-const MIGRATIONS: &[&str] = &[VERSION_1];
+const MIGRATIONS: &[&str] = &[VERSION_1, VERSION_2];
 
 const VERSION_1: &str = "
     CREATE TABLE meta (key TEXT PRIMARY KEY, value ANY NOT NULL) STRICT, WITHOUT ROWID;
@@ -132,6 +132,17 @@ const VERSION_1: &str = "
         name TEXT NOT NULL,
         last_event INTEGER NOT NULL,
         PRIMARY KEY (namespace, name)
+    ) STRICT, WITHOUT ROWID;
+";
+
+const VERSION_2: &str = "
+    -- How each provider is configured (a keyed fingerprint), and what holds all of its connections.
+    CREATE TABLE provider_note (
+        provider TEXT PRIMARY KEY,
+        hold_cause TEXT,
+        probe_at INTEGER,
+        configuration BLOB,
+        row_check INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ";
 
