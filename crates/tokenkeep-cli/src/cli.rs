@@ -3,6 +3,7 @@
 //! What a command takes alone stands in its own file in [`crate::commands`], its help with examples first.
 
 use crate::commands::{
+    config::ConfigArgs,
     demo::DemoArgs,
     events::EventsArgs,
     import::ImportArgs,
@@ -88,6 +89,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// The daemon
     Serve(ServeArgs),
+    /// Check and show the configuration
+    Config(ConfigArgs),
     /// Take over an existing token set, or many
     Import(ImportArgs),
     /// The connections of a namespace

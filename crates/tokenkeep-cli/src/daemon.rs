@@ -1,6 +1,7 @@
 //! The engine with its API around it: what `serve` and `demo` run.
 
 use crate::api::{self, Api};
+use crate::config::live::Live;
 use crate::error::CliError;
 use crate::server::{self, OwnerSocket};
 use crate::state_dir;
@@ -10,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokenkeep::{Config, TokenKeep};
 use tokio::net::{TcpListener, UnixListener};
@@ -48,15 +50,16 @@ pub enum End {
 }
 
 impl Daemon {
-    /// Opens the engine, which takes the state folder's lock, then listens.
+    /// Opens the engine, which takes the state folder's lock, then listens. `live` is what its API tells of the
+    /// configuration.
     ///
     /// # Errors
     /// The engine does not open, or an address cannot be listened on.
-    pub async fn start(config: Config, listen: Listen) -> Result<Self, CliError> {
+    pub async fn start(config: Config, listen: Listen, live: Arc<Live>) -> Result<Self, CliError> {
         let socket = state_dir::socket(&config.state_dir)?;
         let keep = TokenKeep::open(config).await?;
         match listeners(&socket, listen).await {
-            Ok((unix, tcp)) => Ok(Self::serve(keep, socket, unix, tcp)),
+            Ok((unix, tcp)) => Ok(Self::serve(Api { keep, config: live }, socket, unix, tcp)),
             Err(error) => {
                 keep.shutdown().await;
                 Err(error)
@@ -64,8 +67,8 @@ impl Daemon {
         }
     }
 
-    fn serve(keep: TokenKeep, socket: PathBuf, unix: UnixListener, tcp: Option<TcpListener>) -> Self {
-        let api = Api { keep: keep.clone() };
+    fn serve(api: Api, socket: PathBuf, unix: UnixListener, tcp: Option<TcpListener>) -> Self {
+        let keep = api.keep.clone();
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
         let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokenkeep_core::{ConnectionKey, Secret};
 use tokenkeep_core::oauth::request::Client;
 use tokenkeep_core::provider::Rules;
 use tokenkeep_core::schedule::Policy;
+use tokenkeep_core::{ConnectionKey, Secret};
 use url::Url;
 
 /// The most attempts that may be in flight at once unless said otherwise; the journal has as many slots.

@@ -2,8 +2,8 @@
 
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::config::{Config, Declared, Provider};
-use crate::endpoint::http::HttpEndpoint;
 use crate::declared::DeclaredConnections;
+use crate::endpoint::http::HttpEndpoint;
 use crate::engine::{Changes, Engine, Options, Parts, Started};
 use crate::error::Error;
 use crate::import::{self, Import, Imported};

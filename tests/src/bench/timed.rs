@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use tokenkeep::endpoint::{Channel, Endpoint, Reuse, SendFailure};
 use tokenkeep::journal::{Entry, Journal, JournalError, Slot};
 use tokenkeep::store::{
-    ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted, Quota,
-    Store, StoreError, Summary, Work,
+    ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
+    Quota, Store, StoreError, Summary, Work,
 };
 use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Hold, Holder};
 use tokenkeep_core::oauth::RawAnswer;
@@ -169,12 +169,7 @@ impl Store for Timed<Arc<dyn Store>> {
         self.inner.hold_provider(provider, hold).await
     }
 
-    async fn note_provider(
-        &self,
-        now: Timestamp,
-        provider: &str,
-        configuration: &Secret,
-    ) -> Result<Noted, StoreError> {
+    async fn note_provider(&self, now: Timestamp, provider: &str, configuration: &Secret) -> Result<Noted, StoreError> {
         self.inner.note_provider(now, provider, configuration).await
     }
 

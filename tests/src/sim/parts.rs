@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokenkeep::journal::{Entry, Journal, JournalError, Slot};
 use tokenkeep::store::memory::MemoryStore;
 use tokenkeep::store::{
-    ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted, Quota,
-    Store, StoreError, Summary, Work,
+    ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
+    Quota, Store, StoreError, Summary, Work,
 };
 use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Hold, Holder};
 use tokenkeep_core::oauth::RawAnswer;
@@ -162,12 +162,7 @@ impl Store for SimStore {
         self.write(self.durable.hold_provider(provider, hold)).await
     }
 
-    async fn note_provider(
-        &self,
-        now: Timestamp,
-        provider: &str,
-        configuration: &Secret,
-    ) -> Result<Noted, StoreError> {
+    async fn note_provider(&self, now: Timestamp, provider: &str, configuration: &Secret) -> Result<Noted, StoreError> {
         self.write(self.durable.note_provider(now, provider, configuration)).await
     }
 

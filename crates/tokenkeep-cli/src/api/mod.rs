@@ -3,6 +3,7 @@
 //! Whoever reaches the socket is this user or root, and may do everything. TCP has no sign-in yet,
 //! so it serves only what holds no secret and changes nothing.
 
+pub mod config;
 pub mod connections;
 pub mod events;
 pub mod guard;
@@ -15,12 +16,14 @@ pub mod problem;
 pub mod summary;
 pub mod token;
 
+use crate::config::live::Live;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use axum::routing::{get, post};
 use json::Times;
 use problem::Problem;
+use std::sync::Arc;
 use tokenkeep::{Error, TokenKeep};
 
 /// What every handler has.
@@ -28,6 +31,8 @@ use tokenkeep::{Error, TokenKeep};
 pub struct Api {
     /// The engine.
     pub keep: TokenKeep,
+    /// The configuration in use.
+    pub config: Arc<Live>,
 }
 
 impl Api {
@@ -59,6 +64,7 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/connections/{name}/resume", post(connections::resume))
         // Not below /v1/connections, where it would take a name from somebody.
         .route("/v1/resume-sole-copy", post(connections::resume_sole_copy))
+        .route("/v1/config", get(config::get))
         .route("/v1/events", get(events::list));
     with_fallbacks(router).with_state(api)
 }

@@ -99,6 +99,10 @@ impl Problem {
                     .next(next_step_for(next_action(*status, *code), &key.to_string()))
                     .retry(*retry_at, times)
             }
+            Error::Declared(key) => Self::new(StatusCode::CONFLICT, "declared", detail).next(format!(
+                "Remove the section [connections.{}] from the configuration and reload it (SIGHUP), then remove the connection.",
+                key.name()
+            )),
             Error::Store(error) => store_problem(error, detail),
             Error::Key(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "master_key", detail)
                 .next("Put the right master key back, then start the daemon again."),

@@ -16,6 +16,7 @@ use comfy_table::Cell;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokenkeep::store::ListQuery;
@@ -79,7 +80,7 @@ async fn demo(args: &DemoArgs) -> Result<(), CliError> {
     let loopback = ([127, 0, 0, 1], 0).into();
     let mock = mock_provider::start(loopback, tokenkeep_mock::Rotation::Strict, args.access_ttl, seed()).await?;
     let listen = args.listen.map_or(Listen::Default(LISTEN_DEFAULT), Listen::Chosen);
-    let daemon = Daemon::start(config(folder.path(), &mock)?, listen).await?;
+    let daemon = Daemon::start(config(folder.path(), &mock)?, listen, Arc::default()).await?;
     let imported = import(daemon.keep(), &mock).await;
     let watched = match imported {
         Ok(()) => {

@@ -1,5 +1,6 @@
 //! One file a command: what it takes, and what it does.
 
+pub mod config;
 pub mod demo;
 pub mod events;
 pub mod import;
@@ -29,6 +30,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
     match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(common, &args),
+        Command::Config(args) => config::run(common, &args),
         Command::Import(args) => import::run(common, &args),
         Command::List(args) => list::run(common, &args),
         Command::Status(args) => status::run(common, &args),

@@ -139,9 +139,7 @@ impl Engine {
     /// one must not hold what follows.
     pub(super) fn has_replaced(&self, provider: &Provider, setback: &Setback) -> bool {
         matches!(setback.kind, SetbackKind::Misconfigured { .. })
-            && self
-                .provider(&provider.name)
-                .is_some_and(|current| current.configuration() != provider.configuration())
+            && self.provider(&provider.name).is_some_and(|current| current.configuration() != provider.configuration())
     }
 
     /// Tells the store whether this provider's lane is held, if that is news: so every connection of the lane is shown

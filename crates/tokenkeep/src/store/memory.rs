@@ -381,12 +381,7 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    async fn note_provider(
-        &self,
-        now: Timestamp,
-        provider: &str,
-        configuration: &Secret,
-    ) -> Result<Noted, StoreError> {
+    async fn note_provider(&self, now: Timestamp, provider: &str, configuration: &Secret) -> Result<Noted, StoreError> {
         let mut contents = self.contents();
         let note = contents.providers.entry(provider.to_owned()).or_default();
         if note.configuration.as_ref() == Some(configuration) {

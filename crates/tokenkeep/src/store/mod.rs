@@ -332,8 +332,7 @@ pub trait Store: Send + Sync + 'static {
     /// Notes how `provider` is configured, without keeping `configuration` readable. Where that is not what was noted
     /// before, one transaction also releases what the old configuration may have caused: the provider's hold, and of its
     /// connections each hold that a probe may clear; these write `connection.resumed`. Due times stay.
-    async fn note_provider(&self, now: Timestamp, provider: &str, configuration: &Secret)
-    -> Result<Noted, StoreError>;
+    async fn note_provider(&self, now: Timestamp, provider: &str, configuration: &Secret) -> Result<Noted, StoreError>;
 
     /// The highest journal sequence number that a commit has brought.
     async fn journal_sequence(&self) -> Result<u64, StoreError>;

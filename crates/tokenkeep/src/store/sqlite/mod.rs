@@ -22,12 +22,10 @@ mod tests;
 mod writer;
 
 use super::{
-    record, rules,
+    ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
+    Quota, Store, StoreError, Summary, Work,
 };
-use super::{
-    ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted, Quota,
-    Store, StoreError, Summary, Work,
-};
+use super::{record, rules};
 use crate::seal::Sealer;
 use async_trait::async_trait;
 use ops::{Batch, SealedClaimOne};
@@ -444,12 +442,7 @@ impl Store for SqliteStore {
         self.write(RECORD_BYTES, move |batch| batch.hold_provider(&provider, hold.as_ref())).await
     }
 
-    async fn note_provider(
-        &self,
-        now: Timestamp,
-        provider: &str,
-        configuration: &Secret,
-    ) -> Result<Noted, StoreError> {
+    async fn note_provider(&self, now: Timestamp, provider: &str, configuration: &Secret) -> Result<Noted, StoreError> {
         let (provider, print) = (provider.to_owned(), self.shared.sealer.fingerprint(configuration));
         self.write(RECORD_BYTES, move |batch| batch.note_provider(now, &provider, print)).await
     }

@@ -94,13 +94,7 @@ fn write(database: &Database, row: &ProviderRow) -> rusqlite::Result<()> {
              VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO UPDATE SET hold_cause = excluded.hold_cause, \
              probe_at = excluded.probe_at, configuration = excluded.configuration, row_check = excluded.row_check",
         )?
-        .execute(params![
-            row.provider,
-            row.hold_cause,
-            row.probe_at,
-            row.configuration,
-            record::provider_check(row)
-        ])?;
+        .execute(params![row.provider, row.hold_cause, row.probe_at, row.configuration, record::provider_check(row)])?;
     Ok(())
 }
 

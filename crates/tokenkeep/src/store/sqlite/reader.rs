@@ -202,7 +202,9 @@ fn own_status(status: Status, now: &str) -> String {
 /// The connections that may have these statuses, by indexes; `None` where there is no index for it.
 fn narrow_by_status(statuses: &[Status], now: &str, held: &Numbers) -> Option<String> {
     let by_index = |status: &Status| match (status, &held.0) {
-        (Status::Held, Some(numbers)) => Some(format!("{} UNION SELECT id FROM ({})", by_index(*status, now)?, of_held(numbers, "id"))),
+        (Status::Held, Some(numbers)) => {
+            Some(format!("{} UNION SELECT id FROM ({})", by_index(*status, now)?, of_held(numbers, "id")))
+        }
         _ => by_index(*status, now),
     };
     let parts: Option<Vec<String>> = statuses.iter().map(by_index).collect();
@@ -238,7 +240,8 @@ fn by_index(status: Status, now: &str) -> Option<String> {
 /// What the holds of these providers hold that has no hold of its own: what may be claimed by one index, what may not
 /// by the other two.
 fn of_held(numbers: &str, columns: &str) -> String {
-    let unclaimable = format!("namespace IN (SELECT id FROM namespace) AND claim_at IS NULL AND provider IN ({numbers})");
+    let unclaimable =
+        format!("namespace IN (SELECT id FROM namespace) AND claim_at IS NULL AND provider IN ({numbers})");
     format!(
         "SELECT {columns} FROM schedule INDEXED BY schedule_due \
          WHERE provider IN ({numbers}) AND claim_at IS NOT NULL AND grade > 2 \
