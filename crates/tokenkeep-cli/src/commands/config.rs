@@ -9,6 +9,7 @@ use crate::error::{CliError, Exit};
 use crate::output::{self, say};
 use clap::{Args, Subcommand};
 use comfy_table::Cell;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 /// Of `config`.
@@ -93,7 +94,10 @@ fn count(number: usize, noun: &str) -> String {
 
 fn show(common: &Common, args: &ShowArgs) -> Result<Exit, CliError> {
     let config = match (&args.config, common.socket()) {
-        (None, Ok(socket)) if socket.exists() => Client::new(socket).get("/v1/config")?.json::<ConfigJson>()?,
+        // One that nobody listens on was left behind by a daemon that is gone.
+        (None, Ok(socket)) if UnixStream::connect(&socket).is_ok() => {
+            Client::new(socket).get("/v1/config")?.json::<ConfigJson>()?
+        }
         (named, _) => of_file(common, named.clone().or_else(|| env::read(env::CONFIG).map(PathBuf::from)))?,
     };
     if args.json {

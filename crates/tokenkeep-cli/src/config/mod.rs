@@ -127,8 +127,9 @@ fn read(root: &Section<'_>, secrets: &Secrets<'_>) -> Settings {
     let policy = policy(&refresh);
     let default = (None, IN_FLIGHT_MAX.to_string());
     let in_flight_max = refresh.read_or("in_flight_max", default, |value| value.number(1..=IN_FLIGHT_LIMIT).map(Some));
-    let providers = each(root, "providers", PROVIDER_KEYS);
-    let names: Vec<&str> = providers.iter().map(|(name, _)| name.as_str()).collect();
+    let sections = each(root, "providers", PROVIDER_KEYS);
+    let names: Vec<&str> = sections.iter().map(|(name, _)| name.as_str()).collect();
+    let providers = sections.iter().filter_map(|(name, section)| provider(name, section, secrets)).collect();
     let connections = each(root, "connections", connections::KEYS);
     Settings {
         listen,
@@ -136,7 +137,7 @@ fn read(root: &Section<'_>, secrets: &Secrets<'_>) -> Settings {
         policy,
         in_flight_max,
         connections: connections::read(&connections, &names),
-        providers: providers.iter().filter_map(|(name, section)| provider(name, section, secrets)).collect(),
+        providers,
         shown: Vec::new(),
     }
 }

@@ -207,7 +207,7 @@ impl Admission {
     pub fn room(&mut self, lane: &LaneKey, now: Timestamp) -> Room {
         let free = self.in_flight_max.saturating_sub(self.in_flight);
         let (lanes, idle) = (self.lanes.len(), self.lanes.len() - self.busy);
-        let Some(lane) = self.lanes.get_mut(lane) else {
+        let Some(lane) = self.lanes.get_mut(lane).filter(|lane| !lane.retired) else {
             return Room { limit: 0, open_at: Timestamp::NEVER, recover_before: None };
         };
         let own = usize::from(lane.in_flight == 0).min(free);
@@ -407,6 +407,45 @@ mod tests {
         admission.leave(&lane);
         admission.succeeded(&lane, probe);
         assert!(admission.room(&lane, probe).limit > 1);
+    }
+
+    #[test]
+    fn a_reload_keeps_what_lanes_have_learned_and_lets_what_is_in_flight_end() {
+        let (a, b) = (provider("a"), provider("b"));
+        let (lane_a, lane_b) = (lane_key(&a), lane_key(&b));
+        let mut admission = Admission::new([&a, &b], 100, T0);
+        let wait = Duration::from_secs(30);
+        admission.failed(&lane_a, ONE, &setback(SetbackKind::Throttled { wait }), T0);
+        admission.enter(&lane_b, 2);
+        let slower = Provider { refresh_per_second: 5, refresh_in_flight_max: 3, ..a.clone() };
+        admission.reconfigure([&slower], T0);
+        assert_eq!(admission.standing(&lane_a, T0), Standing::Blocked(T0 + wait), "it was told to wait");
+        assert_eq!(admission.room(&lane_a, T0 + wait).limit, 3);
+        assert_eq!(admission.room(&lane_b, T0).limit, 0, "it is gone");
+        admission.leave(&lane_b);
+        admission.leave(&lane_b);
+        assert_eq!((admission.in_flight(), admission.busy, admission.lanes.len()), (0, 0, 1));
+        admission.reconfigure([&slower, &b], T0);
+        assert!(admission.room(&lane_b, T0).limit > 0, "it is back");
+    }
+
+    #[test]
+    fn a_changed_configuration_releases_a_held_lane_and_a_restart_holds_it_again() {
+        let a = provider("a");
+        let lane = lane_key(&a);
+        let mut admission = Admission::new([&a], 100, T0);
+        admission.failed(&lane, ONE, &setback(SetbackKind::Misconfigured { reach: Reach::Pair }), T0);
+        let probe = T0 + HOLD_PROBE_EVERY;
+        assert_eq!(admission.untold(&lane), Some((None, Some(probe))));
+        admission.told(&lane, Some(probe));
+        assert!(!admission.is_untold(&lane));
+        admission.release(&lane, T0);
+        assert!(!admission.is_untold(&lane), "the store has let go by itself");
+        assert!(admission.room(&lane, T0).limit > 1);
+        admission.hold_again(&lane, Timestamp::NEVER, T0);
+        assert_eq!(admission.standing(&lane, T0), Standing::Held(probe), "no longer than any hold");
+        admission.probe_at_once(&lane, T0);
+        assert_eq!((admission.standing(&lane, T0), admission.room(&lane, T0).limit), (Standing::Open, 1));
     }
 
     #[test]
