@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::conformance::claim_as_seen;
+use tokenkeep_core::FailureCode;
 use tokenkeep_core::model::Status;
 
 /// A closed store with one connection, checkpointed into one file.
@@ -221,4 +222,37 @@ async fn a_job_that_fails_spoils_nothing_for_its_neighbours() {
 /// A key that lives as long as the test.
 fn name_key(name: &str) -> &'static ConnectionKey {
     Box::leak(Box::new(key(name)))
+}
+
+fn provider_hold() -> Hold {
+    Hold { cause: FailureCode::ProviderHeld, probe_at: Some(at(9_000)) }
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_provider_is_forgotten_where_it_is_damaged() {
+    let place = Place::new();
+    let store = place.open().unwrap();
+    store.grant(at(0), vec![new_grant("jira")]).await.unwrap();
+    store.hold_provider("p", Some(provider_hold())).await.unwrap();
+    assert_eq!(store.get(&key("jira")).await.unwrap().unwrap().hold, Some(provider_hold()));
+    place.sql("UPDATE provider_note SET probe_at = probe_at + 1");
+    assert_eq!(store.get(&key("jira")).await.unwrap().unwrap().hold, None, "it will be found out again");
+    let fresh = store.summary(at(0), None).await.unwrap().by_status;
+    assert_eq!(fresh, BTreeMap::from([(Status::Fresh, 1)]));
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_brought_up_to_date() {
+    let place = Place::new();
+    let store = place.open().unwrap();
+    store.grant(at(0), vec![new_grant("jira")]).await.unwrap();
+    let before = store.get(&key("jira")).await.unwrap();
+    store.close().await.unwrap();
+    place.sql("DROP TABLE provider_note; PRAGMA user_version = 1");
+    let store = place.open().unwrap();
+    assert_eq!(store.get(&key("jira")).await.unwrap(), before);
+    store.hold_provider("p", Some(provider_hold())).await.unwrap();
+    store.shift_times(500).await.unwrap();
+    let moved = Hold { probe_at: Some(at(9_500)), ..provider_hold() };
+    assert_eq!(store.providers().await.unwrap()["p"], Some(moved), "its time moves with the others");
 }
