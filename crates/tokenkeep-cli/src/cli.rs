@@ -5,6 +5,7 @@
 use crate::commands::{
     backup::BackupArgs,
     completions::CompletionsArgs,
+    config::ConfigArgs,
     credential::CredentialArgs,
     demo::DemoArgs,
     doctor::DoctorArgs,
@@ -97,6 +98,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// The daemon
     Serve(ServeArgs),
+    /// Check and show the configuration
+    Config(ConfigArgs),
     /// Take over an existing token set, or many
     Import(ImportArgs),
     /// Print the whole token set as a token file

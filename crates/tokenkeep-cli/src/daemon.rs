@@ -2,6 +2,7 @@
 
 use crate::api::stream::Streams;
 use crate::api::{self, Api};
+use crate::config::live::Live;
 use crate::error::CliError;
 use crate::server::{self, OwnerSocket};
 use crate::state_dir;
@@ -11,6 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokenkeep::{Config, TokenKeep};
 use tokio::net::{TcpListener, UnixListener};
@@ -49,15 +51,16 @@ pub enum End {
 }
 
 impl Daemon {
-    /// Opens the engine, which takes the state folder's lock, then listens.
+    /// Opens the engine, which takes the state folder's lock, then listens. `live` is what its API tells of the
+    /// configuration.
     ///
     /// # Errors
     /// The engine does not open, or an address cannot be listened on.
-    pub async fn start(config: Config, listen: Listen) -> Result<Self, CliError> {
+    pub async fn start(config: Config, listen: Listen, live: Arc<Live>) -> Result<Self, CliError> {
         let socket = state_dir::socket(&config.state_dir)?;
         let keep = TokenKeep::open(config).await?;
         match listeners(&socket, listen).await {
-            Ok((unix, tcp)) => Ok(Self::serve(keep, socket, unix, tcp)),
+            Ok((unix, tcp)) => Ok(Self::serve(keep, live, socket, unix, tcp)),
             Err(error) => {
                 keep.shutdown().await;
                 Err(error)
@@ -65,9 +68,9 @@ impl Daemon {
         }
     }
 
-    fn serve(keep: TokenKeep, socket: PathBuf, unix: UnixListener, tcp: Option<TcpListener>) -> Self {
+    fn serve(keep: TokenKeep, live: Arc<Live>, socket: PathBuf, unix: UnixListener, tcp: Option<TcpListener>) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let api = Api { keep: keep.clone(), streams: Streams::new(stopped.clone()) };
+        let api = Api { keep: keep.clone(), streams: Streams::new(stopped.clone()), config: live };
         let mut servers = JoinSet::new();
         let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
         if let Some(tcp) = tcp {

@@ -13,6 +13,13 @@ pub const XDG_STATE_HOME: &str = "XDG_STATE_HOME";
 /// The home folder, for the state folder where [`XDG_STATE_HOME`] is not set.
 pub const HOME: &str = "HOME";
 
+/// The configuration file, where `--config` is not given.
+pub const CONFIG: &str = "TOKENKEEP_CONFIG";
+/// Where configurations live (XDG base directory specification).
+pub const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
+/// Where systemd puts a service's credentials (`LoadCredential=`).
+pub const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
+
 /// What kubectl tells a credential plugin: an `ExecCredential` as JSON.
 pub const KUBERNETES_EXEC_INFO: &str = "KUBERNETES_EXEC_INFO";
 /// What `exec` gives its command: the access token.
@@ -20,11 +27,37 @@ pub const ACCESS_TOKEN: &str = "ACCESS_TOKEN";
 /// What `exec` gives its command: when the token ends, RFC 3339; absent where nobody knows.
 pub const ACCESS_TOKEN_EXPIRES_AT: &str = "ACCESS_TOKEN_EXPIRES_AT";
 
-/// Values of `[server]`, `[store]` and `[refresh]`: `TOKENKEEP_SERVER__LISTEN` stands above
-/// `listen` in the file, and `TOKENKEEP_SERVER__LISTEN_FILE` names a file that holds the value.
+/// What a variable ends with that names a file which holds the value.
+pub const FILE_SUFFIX: &str = "_FILE";
+/// What the variable of a setting looks like, for messages.
+pub const SETTING_EXPECTED: &str = "TOKENKEEP_SECTION__KEY, such as TOKENKEEP_SERVER__LISTEN or \
+     TOKENKEEP_PROVIDERS__JIRA__CLIENT_SECRET_FILE";
+
+/// The variable of a setting: `TOKENKEEP_SERVER__LISTEN` stands above `listen` in `[server]`, and
+/// `TOKENKEEP_SERVER__LISTEN_FILE` names a file that holds the value. What no variable's name may have becomes `_`.
 #[must_use]
-pub fn of_setting(section: &str, key: &str) -> String {
-    format!("TOKENKEEP_{}__{}", section.to_ascii_uppercase(), key.to_ascii_uppercase())
+pub fn of_setting(path: &[impl AsRef<str>], key: &str) -> String {
+    let parts: Vec<String> = path.iter().map(|part| segment(part.as_ref())).chain([segment(key)]).collect();
+    format!("TOKENKEEP_{}", parts.join("__"))
+}
+
+/// A name as it stands in a variable's.
+#[must_use]
+pub fn segment(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect()
+}
+
+/// True for a variable that looks like a setting's.
+#[must_use]
+pub fn is_setting(name: &str) -> bool {
+    name.strip_prefix("TOKENKEEP_").is_some_and(|rest| rest.contains("__"))
+}
+
+/// The names of all variables that are set and not empty.
+#[must_use]
+pub fn names() -> Vec<String> {
+    let set = std::env::vars_os().filter(|(_, value)| !value.is_empty());
+    set.filter_map(|(name, _)| name.into_string().ok()).collect()
 }
 
 /// The value of a variable that is set and not empty.
@@ -39,7 +72,9 @@ mod tests {
 
     #[test]
     fn settings_have_the_documented_names() {
-        assert_eq!(of_setting("server", "listen"), "TOKENKEEP_SERVER__LISTEN");
-        assert_eq!(of_setting("refresh", "check_interval"), "TOKENKEEP_REFRESH__CHECK_INTERVAL");
+        assert_eq!(of_setting(&["server"], "listen"), "TOKENKEEP_SERVER__LISTEN");
+        assert_eq!(of_setting(&["refresh"], "check_interval"), "TOKENKEEP_REFRESH__CHECK_INTERVAL");
+        assert_eq!(of_setting(&["providers", "my-idp.x"], "client_id"), "TOKENKEEP_PROVIDERS__MY_IDP_X__CLIENT_ID");
+        assert!(is_setting("TOKENKEEP_SERVER__LISTEN") && !is_setting("TOKENKEEP_STATE_DIR"));
     }
 }

@@ -114,7 +114,7 @@ impl CliError {
         let mut text = format!("error: {}\n", told.cause);
         for line in &told.evidence {
             // Writing to a String cannot fail.
-            let _ = writeln!(text, "  {line}");
+            let _ = writeln!(text, "{}", format!("  {line}").trim_end());
         }
         if let Some(step) = &told.next_step {
             let _ = writeln!(text, "next: {step}");

@@ -12,6 +12,7 @@ mod env;
 mod error;
 mod logging;
 mod output;
+mod reload;
 mod server;
 mod span;
 mod state_dir;

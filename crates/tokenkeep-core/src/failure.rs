@@ -75,19 +75,19 @@ catalogue! {
     NoRefreshToken = "no_refresh_token", "The access token ends and there is no refresh token to renew it with.",
         "Sign in again and ask for offline access (for example the scope offline_access), then `tokenkeep import NAME`.";
     InvalidClient = "invalid_client", "The provider does not accept our client id, secret, or the way they are sent.",
-        "Check client_id, client_secret and client_auth of this provider in the configuration, then `tokenkeep resume NAME`.";
+        "Check client_id, client_secret and client_auth of this provider in the configuration; a reload (SIGHUP) of a mended one releases it at once. If the mistake was the provider's, `tokenkeep resume NAME`.";
     UnauthorizedClient = "unauthorized_client", "The provider does not let this client use this kind of grant.",
         "Check the application's settings at the provider, then `tokenkeep resume NAME`.";
     InvalidScope = "invalid_scope", "The provider does not grant these scopes to this connection.",
         "Correct the scopes of this connection, then `tokenkeep resume NAME`.";
     InvalidRequest = "invalid_request", "The provider says that the request is malformed or of an unsupported kind.",
-        "Check token_url, client_auth and the provider's preset, then `tokenkeep resume NAME`.";
+        "Check token_url, client_auth and the provider's preset; a reload (SIGHUP) of a mended configuration releases it at once.";
     WrongEndpoint = "wrong_endpoint", "token_url answers with a redirect, or as if it did not exist.",
-        "Correct token_url of this provider in the configuration, then `tokenkeep resume NAME`.";
+        "Correct token_url of this provider in the configuration; a reload (SIGHUP) releases it at once.";
     UnknownProvider = "unknown_provider", "The configuration no longer has this connection's provider.",
-        "Add the provider to the configuration again, then restart the daemon.";
+        "Add the provider to the configuration again and reload it (SIGHUP).";
     ProviderHeld = "provider_held", "Another connection of the same provider and client found the client misconfigured.",
-        "Mend the provider's client in the configuration; one probe every 15 minutes finds out by itself.";
+        "Mend the provider's client in the configuration and reload it (SIGHUP); else one probe every 15 minutes finds out by itself.";
     RestoredCopy = "restored_copy", "The database is a restored copy: its refresh tokens may have been used since it was made.",
         "If no other copy of this database runs, `tokenkeep resume NAME` tries this one, and `tokenkeep resume --all-sole-copy` all; else sign in again.";
     Interrupted = "interrupted", "The attempt ended before anything was sent.",

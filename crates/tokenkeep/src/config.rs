@@ -4,10 +4,10 @@ use crate::keys::KeySource;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokenkeep_core::ConnectionKey;
 use tokenkeep_core::oauth::request::Client;
 use tokenkeep_core::provider::Rules;
 use tokenkeep_core::schedule::Policy;
+use tokenkeep_core::{ConnectionKey, Secret};
 use url::Url;
 
 /// The most attempts that may be in flight at once unless said otherwise; the journal has as many slots.
@@ -108,5 +108,12 @@ impl Provider {
             refresh_per_second: REFRESH_PER_SECOND,
             refresh_in_flight_max: REFRESH_IN_FLIGHT_MAX,
         }
+    }
+
+    /// Everything that decides what the provider thinks of our requests, as one text: by it, a change is known that
+    /// may clear the cause of a hold. Admission limits are not in it.
+    #[must_use]
+    pub fn configuration(&self) -> Secret {
+        self.client.described(&format!("{} {:?}", self.token_url, self.rules))
     }
 }

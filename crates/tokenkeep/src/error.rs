@@ -48,6 +48,9 @@ pub enum Error {
         /// When it will be tried by itself (steady time).
         retry_at: Option<Timestamp>,
     },
+    /// Only the configuration can take it away.
+    #[error("`{0}` is declared in the configuration")]
+    Declared(ConnectionKey),
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -3,8 +3,9 @@
 use crate::backup::Backup;
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::config::{Config, Declared, Provider, TokenFile};
+use crate::declared::DeclaredConnections;
 use crate::endpoint::http::HttpEndpoint;
-use crate::engine::{Engine, Options, Parts, Started, lock};
+use crate::engine::{Changes, Engine, Options, Parts, Started, lock};
 use crate::error::Error;
 use crate::events::Progress;
 use crate::import::{Import, Imported};
@@ -130,6 +131,7 @@ struct Inner {
     folder: Option<Folder>,
     /// `None` before they are started, and after they have ended.
     sinks: Mutex<Option<Sinks>>,
+    declared: DeclaredConnections,
 }
 
 impl Drop for Inner {
@@ -216,7 +218,7 @@ impl TokenKeep {
         let rotator = Rotator::new(Arc::clone(&engine), Arc::clone(&store), journal, sealer, key_files);
         let path = config.state_dir.clone();
         let folder = Folder { path, store, clock, rotator, skew_ms: AtomicI64::new(0), _lock: state_lock };
-        let keep = Self::start(engine, Some(folder)).await?;
+        let keep = Self::start(engine, Some(folder), config.connections.clone()).await?;
         keep.start_sinks(Sinks::start(&keep, &config.connections, keepers));
         Ok(keep)
     }
@@ -284,10 +286,10 @@ impl TokenKeep {
     /// # Errors
     /// The store cannot be used.
     pub async fn on_engine(engine: Arc<Engine>) -> Result<Self, Error> {
-        Self::start(engine, None).await
+        Self::start(engine, None, Vec::new()).await
     }
 
-    async fn start(engine: Arc<Engine>, folder: Option<Folder>) -> Result<Self, Error> {
+    async fn start(engine: Arc<Engine>, folder: Option<Folder>, declared: Vec<Declared>) -> Result<Self, Error> {
         let settled = engine.recover().await?;
         let mut started = NewEvent::new(EventKind::SystemStarted, engine.now(), None, "Tokenkeep has started.");
         started.data = format!(r#"{{"version":"{}","claims_settled":{settled}}}"#, env!("CARGO_PKG_VERSION"));
@@ -295,12 +297,58 @@ impl TokenKeep {
         let (end, ended) = watch::channel(None);
         let running = Arc::clone(&engine);
         let work = tokio::spawn(async move { drop(end.send_replace(Some(running.run().await))) }).abort_handle();
-        let inner = Arc::new(Inner { engine, ended, work, folder, sinks: Mutex::default() });
+        let declared = DeclaredConnections::new(declared);
+        let inner = Arc::new(Inner { engine, ended, work, folder, declared, sinks: Mutex::default() });
         if let Some(folder) = &inner.folder {
             tokio::spawn(watch_the_wall(Arc::downgrade(&inner)));
             folder.rotator.resume().await?;
         }
-        Ok(Self { inner })
+        let keep = Self { inner };
+        keep.label_declared().await?;
+        Ok(keep)
+    }
+
+    /// Goes on with another configuration: its policy, its providers with their admission limits, and the connections
+    /// that it declares. Attempts in flight end with the provider that they began with. What was held because of a client,
+    /// URL or rules that are others now is released at once; connections of a provider that is gone are held until it is
+    /// back. The state folder, `in_flight_max` and `workers` stay as they were opened.
+    ///
+    /// ```no_run
+    /// # async fn example(keep: tokenkeep::TokenKeep, mut config: tokenkeep::Config) -> Result<(), tokenkeep::Error> {
+    /// config.policy.max_retries = 5;
+    /// let changes = keep.reload(config).await?;
+    /// assert!(changes.policy.is_some());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// The store cannot be written, or another daemon keeps one of the token files: then those of before are kept. The
+    /// configuration is in use all the same; the next reload or start does the rest.
+    pub async fn reload(&self, config: Config) -> Result<Changes, Error> {
+        self.inner.declared.replace(config.connections.clone());
+        let changes = self.inner.engine.reload(config.policy, config.providers).await?;
+        self.label_declared().await?;
+        self.keep_token_files(&config.connections).await?;
+        Ok(changes)
+    }
+
+    /// The connections that the configuration declares, in the order of their names.
+    #[must_use]
+    pub fn declared(&self) -> Vec<Declared> {
+        self.inner.declared.all()
+    }
+
+    /// Gives declared connections that the store has the labels that they are declared with.
+    async fn label_declared(&self) -> Result<(), Error> {
+        for Declared { key, provider, labels, .. } in self.declared() {
+            let Some(stored) = self.store().get(&key).await? else { continue };
+            if stored.provider != provider {
+                tracing::warn!(connection = %key, declared = provider, stored = stored.provider, "declared for another provider than it was connected to: remove it from the configuration, then remove and import it");
+            } else if stored.labels != labels {
+                self.store().flag(self.now(), &key, Flag::Labels(labels)).await?;
+            }
+        }
+        Ok(())
     }
 
     /// A valid access token at once where one is in hand that lives `min_ttl`; else after a refresh that is waited
@@ -420,6 +468,7 @@ impl TokenKeep {
     }
 
     fn prepare(&self, import: Import, in_bulk: bool) -> Result<NewGrant, Error> {
+        let import = self.inner.declared.complete(import)?;
         let provider =
             self.inner.engine.provider(&import.provider).ok_or_else(|| self.unknown_provider(&import.provider))?;
         let read = format::read(&import.token)?;
@@ -432,7 +481,7 @@ impl TokenKeep {
             in_bulk,
         };
         let context = Context {
-            policy: self.inner.engine.policy(),
+            policy: &self.inner.engine.setup().policy,
             rules: &provider.rules,
             now,
             draw: self.inner.engine.parts.dice.draw(),
@@ -453,7 +502,7 @@ impl TokenKeep {
     }
 
     fn unknown_provider(&self, found: &str) -> Error {
-        let known = self.inner.engine.provider_names().into_iter().collect::<Vec<_>>().join(", ");
+        let known = self.inner.engine.provider_names().join(", ");
         Error::Invalid {
             field: "provider".to_owned(),
             found: format!("found `{}`", tokenkeep_core::model::printable(found, 60)),
@@ -585,13 +634,14 @@ impl TokenKeep {
         self.flag(key, Flag::Pause).await
     }
 
-    /// Refreshes this connection again: clears a pause and a hold, and has a held client probed at once.
+    /// Refreshes this connection again: clears a pause and a hold. Where its whole provider is held, that may be probed
+    /// at once.
     ///
     /// # Errors
     /// [`Error::NotFound`].
     pub async fn resume(&self, key: &ConnectionKey) -> Result<Connection, Error> {
         let connection = self.flag(key, Flag::Resume).await?;
-        self.inner.engine.probe_at_once(&connection.provider);
+        self.inner.engine.probe_at_once(&connection.provider).await;
         Ok(connection)
     }
 
@@ -631,8 +681,9 @@ impl TokenKeep {
     /// Removes a connection and wipes its secrets. Waits for an attempt that may have been sent.
     ///
     /// # Errors
-    /// [`Error::NotFound`].
+    /// [`Error::NotFound`]; [`Error::Declared`], where the configuration would still want it.
     pub async fn remove(&self, key: &ConnectionKey) -> Result<(), Error> {
+        self.inner.declared.check_removal(key)?;
         let _gate = self.wait_for_sent(key).await;
         let event = self.store().remove(self.now(), key).await?.ok_or_else(|| Error::NotFound(key.clone()))?;
         self.inner.engine.tokens.forget(key);

@@ -3,6 +3,7 @@
 pub mod backup;
 pub mod clock;
 pub mod config;
+mod declared;
 pub mod endpoint;
 pub mod engine;
 pub mod error;
@@ -18,6 +19,7 @@ mod token_file;
 mod tokens;
 
 pub use config::{Config, Provider};
+pub use engine::Changes;
 pub use error::Error;
 pub use import::{Import, Imported, TOKEN_SET_BYTES_MAX};
 pub use keep::{Exported, RefreshAsk, Refreshed, TokenAsk, TokenKeep, fingerprint};

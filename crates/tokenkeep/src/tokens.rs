@@ -232,6 +232,11 @@ impl Tokens {
         self.put(&connection.key, Arc::new(Hot::new(connection, tokens, None).not_durable()));
     }
 
+    /// Forgets every token that the store has too: what their readers are told has changed.
+    pub(crate) fn forget_stored(&self) {
+        self.hot.pin().retain(|_, hot| hot.warnings.contains(&Warning::NotDurable));
+    }
+
     /// Forgets a connection.
     pub(crate) fn forget(&self, key: &ConnectionKey) {
         self.hot.pin().remove(&KeyRef(key));

@@ -1,20 +1,20 @@
 //! Store, journal and endpoint with a stopwatch around what a refresh waits for.
 
 use async_trait::async_trait;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokenkeep::endpoint::{Channel, Endpoint, Reuse, SendFailure};
 use tokenkeep::journal::{Entry, Journal, JournalError, Slot};
 use tokenkeep::store::{
-    ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Quota,
-    Store, StoreError, Summary, Work,
+    ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
+    Quota, Store, StoreError, Summary, Work,
 };
-use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Holder};
+use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Hold, Holder};
 use tokenkeep_core::oauth::RawAnswer;
 use tokenkeep_core::oauth::request::TokenRequest;
-use tokenkeep_core::{Failure, Timestamp};
+use tokenkeep_core::{Failure, Secret, Timestamp};
 use url::Url;
 
 /// What a refresh waits for, in its order.
@@ -159,6 +159,18 @@ impl Store for Timed<Arc<dyn Store>> {
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
         self.inner.events(query).await
+    }
+
+    async fn providers(&self) -> Result<BTreeMap<String, Option<Hold>>, StoreError> {
+        self.inner.providers().await
+    }
+
+    async fn hold_provider(&self, provider: &str, hold: Option<Hold>) -> Result<(), StoreError> {
+        self.inner.hold_provider(provider, hold).await
+    }
+
+    async fn note_provider(&self, now: Timestamp, provider: &str, configuration: &Secret) -> Result<Noted, StoreError> {
+        self.inner.note_provider(now, provider, configuration).await
     }
 
     async fn journal_sequence(&self) -> Result<u64, StoreError> {

@@ -137,6 +137,12 @@ impl Machine {
     /// The engine of process number `process`.
     #[must_use]
     pub fn engine(&self, process: u64) -> Arc<Engine> {
+        self.engine_with(process, self.providers())
+    }
+
+    /// The engine of process number `process`, with these providers.
+    #[must_use]
+    pub fn engine_with(&self, process: u64, providers: Vec<Provider>) -> Arc<Engine> {
         let world = || Arc::clone(&self.world);
         let in_flight_max = 32;
         let store = SimStore { durable: Arc::clone(&self.store), world: world(), process, sabotage: self.sabotage };
@@ -157,13 +163,19 @@ impl Machine {
         };
         let options = Options {
             policy: Policy::default(),
-            providers: CLASSES.iter().map(|class| self.provider_of(class)).collect(),
+            providers,
             in_flight_max,
             workers: self.workers,
             boot: self.boot,
             process,
         };
         Engine::new(parts, options)
+    }
+
+    /// A provider of each rotation class, as it is configured rightly.
+    #[must_use]
+    pub fn providers(&self) -> Vec<Provider> {
+        CLASSES.iter().map(|class| self.provider_of(class)).collect()
     }
 
     fn provider_of(&self, class: &str) -> Provider {
@@ -231,6 +243,7 @@ impl Run {
             unavailable: some(0.05),
             truncated: some(0.05),
             html: some(0.05),
+            wrong_client: some(0.02),
             crash: some(0.002),
             power_cut: some(0.5),
             panic: some(0.002),

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokenkeep::journal::{Entry, Journal, JournalError, Slot};
 use tokenkeep::store::memory::MemoryStore;
 use tokenkeep::store::{
-    ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Quota,
-    Store, StoreError, Summary, Work,
+    ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
+    Quota, Store, StoreError, Summary, Work,
 };
-use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Holder};
+use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Hold, Holder};
 use tokenkeep_core::oauth::RawAnswer;
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::{Secret, Timestamp};
@@ -152,6 +152,18 @@ impl Store for SimStore {
 
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
         self.durable.events(query).await
+    }
+
+    async fn providers(&self) -> Result<BTreeMap<String, Option<Hold>>, StoreError> {
+        self.durable.providers().await
+    }
+
+    async fn hold_provider(&self, provider: &str, hold: Option<Hold>) -> Result<(), StoreError> {
+        self.write(self.durable.hold_provider(provider, hold)).await
+    }
+
+    async fn note_provider(&self, now: Timestamp, provider: &str, configuration: &Secret) -> Result<Noted, StoreError> {
+        self.write(self.durable.note_provider(now, provider, configuration)).await
     }
 
     async fn journal_sequence(&self) -> Result<u64, StoreError> {

@@ -39,6 +39,8 @@ pub struct Faults {
     pub truncated: f64,
     /// A captive portal's page with status 200.
     pub html: f64,
+    /// 401 `invalid_client`, before anything was done.
+    pub wrong_client: f64,
     /// A write of the store or journal is the process's last.
     pub crash: f64,
     /// Such a crash takes the machine with it, and everything that was not synced.
@@ -315,11 +317,12 @@ enum Fate {
     Unavailable,
     Truncated,
     Html,
+    WrongClient,
 }
 
 impl SimChannel {
     fn fate(&self) -> Fate {
-        let fates: [(&'static str, HowOften, Fate); 8] = [
+        let fates: [(&'static str, HowOften, Fate); 9] = [
             ("lost_before", |f| f.lost_before, Fate::LostBefore),
             ("lost_after", |f| f.lost_after, Fate::LostAfter),
             ("error_before", |f| f.error_before, Fate::ErrorBefore),
@@ -328,6 +331,7 @@ impl SimChannel {
             ("unavailable", |f| f.unavailable, Fate::Unavailable),
             ("truncated", |f| f.truncated, Fate::Truncated),
             ("html", |f| f.html, Fate::Html),
+            ("wrong_client", |f| f.wrong_client, Fate::WrongClient),
         ];
         let struck = fates.into_iter().find(|(kind, how_often, _)| self.world.strikes(kind, how_often));
         struck.map_or(Fate::Answered, |(.., fate)| fate)
@@ -340,6 +344,7 @@ impl SimChannel {
             Fate::Throttled => return answer(429, "", Some(Duration::from_secs(20))),
             Fate::Unavailable => return answer(503, "", Some(Duration::from_secs(15))),
             Fate::Html => return answer(200, "<html>Sign in to the Wi-Fi</html>", None),
+            Fate::WrongClient => return answer(401, r#"{"error":"invalid_client"}"#, None),
             _ => {}
         }
         let body = request.body.expose().as_bytes();

@@ -23,7 +23,7 @@ use tokenkeep_core::{Connection, Secret};
 /// The largest JSON body.
 pub const JSON_MAX: usize = 1024 * 1024;
 /// The most labels of a connection.
-const LABELS_MAX: usize = 64;
+pub const LABELS_MAX: usize = 64;
 /// The longest value of a label, in bytes.
 const LABEL_LENGTH_MAX: usize = 256;
 
@@ -155,12 +155,15 @@ fn wrong_field(name: &str, expected: &str) -> Problem {
     Problem::invalid(format!("the field `{name}` is not {expected}"), EXPECTED)
 }
 
+/// Whether a connection may have this label.
+#[must_use]
+pub fn is_label(name: &str, value: &str) -> bool {
+    check_name(name).is_ok() && value.len() <= LABEL_LENGTH_MAX && !value.contains(char::is_control)
+}
+
 fn labels(value: &RawValue) -> Result<BTreeMap<String, String>, Problem> {
     let labels: BTreeMap<String, String> = field("labels", value, "an object of strings")?;
-    let fits = |(name, value): (&String, &String)| {
-        check_name(name).is_ok() && value.len() <= LABEL_LENGTH_MAX && !value.contains(char::is_control)
-    };
-    if labels.len() <= LABELS_MAX && labels.iter().all(fits) {
+    if labels.len() <= LABELS_MAX && labels.iter().all(|(name, value)| is_label(name, value)) {
         return Ok(labels);
     }
     Err(wrong_field(

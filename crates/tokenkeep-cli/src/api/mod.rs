@@ -4,6 +4,7 @@
 //! so it serves only what holds no secret and changes nothing.
 
 pub mod admin;
+pub mod config;
 pub mod connections;
 pub mod events;
 pub mod export;
@@ -18,12 +19,14 @@ pub mod stream;
 pub mod summary;
 pub mod token;
 
+use crate::config::live::Live;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use axum::routing::{get, post};
 use json::Times;
 use problem::Problem;
+use std::sync::Arc;
 use stream::Streams;
 use tokenkeep::{Error, TokenKeep};
 
@@ -34,6 +37,8 @@ pub struct Api {
     pub keep: TokenKeep,
     /// Who follows the events.
     pub streams: Streams,
+    /// The configuration in use.
+    pub config: Arc<Live>,
 }
 
 impl Api {
@@ -69,6 +74,7 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/admin/master-key", get(admin::master_key))
         .route("/v1/admin/master-key/rotate", post(admin::rotate))
         .route("/v1/admin/backup", post(admin::backup))
+        .route("/v1/config", get(config::get))
         .route("/v1/events", get(events::list))
         .route("/v1/events/stream", get(stream::get));
     with_fallbacks(router).with_state(api)

@@ -100,6 +100,10 @@ impl Problem {
                     .next(next_step_for(next_action(*status, *code), &key.to_string()))
                     .retry(*retry_at, times)
             }
+            Error::Declared(key) => Self::new(StatusCode::CONFLICT, "declared", detail).next(format!(
+                "Remove the section [connections.{}] from the configuration and reload it (SIGHUP), then remove the connection.",
+                key.name()
+            )),
             Error::Store(error) => store_problem(error, detail),
             Error::Key(KeyError::NotTakenOver { .. }) => {
                 Self::new(StatusCode::CONFLICT, "master_key_not_taken_over", detail)

@@ -16,6 +16,7 @@ use comfy_table::Cell;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokenkeep::store::ListQuery;
@@ -74,7 +75,7 @@ async fn demo(args: &DemoArgs) -> Result<(), CliError> {
     let folder = scratch()?;
     let mocks = start(args.access_ttl).await?;
     let listen = args.listen.map_or(Listen::Default(LISTEN_DEFAULT), Listen::Chosen);
-    let daemon = Daemon::start(config(folder.path(), &mocks)?, listen).await?;
+    let daemon = Daemon::start(config(folder.path(), &mocks)?, listen, Arc::default()).await?;
     let imported = import(daemon.keep(), &mocks).await;
     let watched = match imported {
         Ok(()) => {

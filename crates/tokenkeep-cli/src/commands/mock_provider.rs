@@ -210,7 +210,7 @@ mod tests {
             let text = told(&server, dialect, rotation);
             let env = |name: &str| (name == "MOCK_CLIENT_SECRET").then(|| "mock-secret".to_owned());
             let file = |_: &Path| Err(std::io::ErrorKind::NotFound.into());
-            let settings = config::parse(&text, Path::new("f"), Sources { env: &env, file: &file }).unwrap();
+            let settings = config::parse(&text, Path::new("f"), Sources::new(&env, &file)).unwrap();
             let provider = &settings.providers[0].provider;
             assert_eq!(provider.token_url.as_str(), server.url("/token"));
             assert_eq!(provider.rules.rotation.to_string(), rotation.to_string());

@@ -2,6 +2,7 @@
 
 pub mod backup;
 pub mod completions;
+pub mod config;
 pub mod confirm;
 pub mod credential;
 pub mod demo;
@@ -39,6 +40,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
     match cli.command {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(common, &args),
+        Command::Config(args) => config::run(common, &args),
         Command::Import(args) => import::run(common, &args),
         Command::Export(args) => export::run(common, &args),
         Command::List(args) => list::run(common, &args),

@@ -1,17 +1,18 @@
 //! `tokenkeep serve`: the daemon.
 
 use crate::cli::Common;
-use crate::config::parse_listen;
-use crate::config::{self, LISTEN_DEFAULT, ProviderSettings, Settings, Sources};
+use crate::config::files::{self, Given, Loaded};
+use crate::config::live::Live;
+use crate::config::{LISTEN_DEFAULT, ProviderSettings, Settings, parse_listen};
 use crate::daemon::{Daemon, Listen, Signals, block_on, harden};
 use crate::error::{CliError, Exit};
 use crate::output::say;
+use crate::reload::{Hangups, Reloader};
 use crate::{env, logging, state_dir};
 use clap::Args;
-use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Of `serve`.
 #[derive(Args, Debug)]
@@ -20,10 +21,11 @@ use std::path::PathBuf;
   tokenkeep serve --state-dir /tmp/tk --listen 127.0.0.1:0
   TOKENKEEP_LOG=debug tokenkeep serve
 
-`ready` on standard error says that the socket answers.")]
+`ready` on standard error says that the socket answers. SIGHUP makes it read the configuration again.")]
 pub struct ServeArgs {
-    /// The configuration, TOML
-    #[arg(long, value_name = "F")]
+    /// The configuration, TOML [default: $XDG_CONFIG_HOME/tokenkeep/tokenkeep.toml, as root /etc/tokenkeep/tokenkeep.toml,
+    /// if it is there]
+    #[arg(long, env = env::CONFIG, value_name = "F", hide_env_values = true)]
     pub config: Option<PathBuf>,
     /// Where to serve health and counts over TCP [default: 127.0.0.1:7878]
     #[arg(long, value_name = "A", value_parser = parse_listen)]
@@ -39,41 +41,39 @@ pub fn run(common: &Common, args: &ServeArgs) -> Result<Exit, CliError> {
     harden();
     let state_dir = common.state_dir()?;
     state_dir::socket(&state_dir)?;
-    let settings = settings(args.config.as_deref())?;
-    describe(&settings);
-    let listen = match args.listen.or(settings.listen) {
-        Some(address) => Listen::Chosen(address),
-        None => Listen::Default(LISTEN_DEFAULT),
-    };
-    block_on(serve(settings.into_config(state_dir), listen))?;
+    let given = Given { config: args.config.clone(), listen: args.listen, state_dir: Some(state_dir) };
+    let loaded = files::load(&given)?;
+    describe(&loaded.settings);
+    block_on(serve(given, loaded, common.state_dir()?))?;
     Ok(Exit::Ok)
 }
 
-async fn serve(config: tokenkeep::Config, listen: Listen) -> Result<(), CliError> {
-    let signals = Signals::new()?;
-    let daemon = Daemon::start(config, listen).await?;
+async fn serve(given: Given, loaded: Loaded, state_dir: PathBuf) -> Result<(), CliError> {
+    let (signals, hangups) = (Signals::new()?, Hangups::new()?);
+    let Loaded { settings, path } = loaded;
+    let listen = settings.listen.map_or(Listen::Default(LISTEN_DEFAULT), Listen::Chosen);
+    let live = Arc::new(Live::default());
+    let shown = settings.shown.clone();
+    let daemon = Daemon::start(settings.into_config(&state_dir), listen, Arc::clone(&live)).await?;
+    // Nothing was in use before, so nothing waits for a restart.
+    let _ = live.take(path, shown, daemon.keep().now());
+    let reloader = Reloader { given, state_dir, keep: daemon.keep().clone(), live };
+    let reloading = tokio::spawn(reloader.on(hangups));
     tracing::info!(socket = %daemon.socket().display(), tcp = ?daemon.tcp(), "listening");
     // Whoever started us waits for this line.
     say!("ready");
-    daemon.run(signals).await
+    let ended = daemon.run(signals).await;
+    reloading.abort();
+    ended
 }
 
-/// The configuration, or without one the environment and the defaults.
+/// The configuration of this file, or of the usual place.
 ///
 /// # Errors
 /// It cannot be read, or is wrong: where, and what was expected.
 pub fn settings(path: Option<&Path>) -> Result<Settings, CliError> {
-    let text = path.map(read).transpose()?.unwrap_or_default();
-    let file = |path: &Path| fs::read_to_string(path);
-    let sources = Sources { env: &env::read, file: &file };
-    Ok(config::parse(&text, path.unwrap_or(Path::new("(no configuration)")), sources)?)
-}
-
-fn read(path: &Path) -> Result<String, CliError> {
-    fs::read_to_string(path).map_err(|error| {
-        CliError::new(format!("the configuration {} cannot be read: {error}", path.display()))
-            .next_step("name a readable TOML file with --config, or leave it out for the defaults")
-    })
+    let given = Given { config: path.map(Path::to_owned), ..Given::default() };
+    Ok(files::load(&given)?.settings)
 }
 
 /// Says how the configuration was understood.

@@ -1,11 +1,16 @@
 //! A TOML document whose every value knows where it stands, so that every error can show it.
 
+use super::shown::{Setting, Source};
 use crate::env;
 use crate::error::CliError;
 use crate::span;
 use crate::suggest;
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,13 +19,35 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use url::Url;
 
+/// How many errors are shown at once.
+const ERRORS_SHOWN_MAX: usize = 100;
+/// How many characters of a value are shown.
+const SHOWN_MAX: usize = 200;
+
 /// Where a configuration gets what is not in the file itself.
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
-    /// Environment variables.
+    /// An environment variable that is set and not empty.
     pub env: &'a dyn Fn(&str) -> Option<String>,
-    /// The text of files.
+    /// The names of all variables that are set and not empty.
+    pub variables: &'a [String],
+    /// The text of a small file.
     pub file: &'a dyn Fn(&Path) -> io::Result<String>,
+    /// The path without links, as far as it exists.
+    pub real: &'a dyn Fn(&Path) -> PathBuf,
+    /// `--listen`, which stands above everything else.
+    pub listen: Option<SocketAddr>,
+    /// The state folder, where it is known.
+    pub state_dir: Option<&'a Path>,
+}
+
+#[cfg(test)]
+impl<'a> Sources<'a> {
+    /// These variables and files, no flags, and no variables of settings.
+    #[must_use]
+    pub fn new(env: &'a dyn Fn(&str) -> Option<String>, file: &'a dyn Fn(&Path) -> io::Result<String>) -> Self {
+        Self { env, variables: &[], file, real: &Path::to_path_buf, listen: None, state_dir: None }
+    }
 }
 
 /// What is wrong with a configuration.
@@ -65,52 +92,111 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::File { path, line, column, .. } => {
-                write!(f, "{}:{line}:{column}: {}", path.display(), self.found)
-            }
-            Place::Env(name) => write!(f, "{name}: {}", self.found),
+        write!(f, "{}: {}", self.place, self.found)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, line, column, .. } => write!(f, "{}:{line}:{column}", path.display()),
+            Self::Env(name) => f.write_str(name),
         }
     }
 }
 
 impl std::error::Error for ConfigError {}
 
-impl From<ConfigError> for CliError {
-    fn from(error: ConfigError) -> Self {
-        let mut told = Self::new(error.to_string());
-        if let Place::File { line, column, text, width, .. } = &error.place {
-            let margin = line.to_string();
-            let blank = " ".repeat(margin.len());
-            let carets = "^".repeat(*width);
-            told = told
-                .evidence(format!("{margin} | {text}"))
-                .evidence(format!("{blank} | {}{carets}", " ".repeat(column - 1)));
-        }
-        told.next_step(error.expected)
+impl ConfigError {
+    /// The line with carets under the place; nothing for what stands in no file.
+    fn excerpt(&self) -> Vec<String> {
+        let Place::File { line, column, text, width, .. } = &self.place else { return Vec::new() };
+        let margin = line.to_string();
+        let blank = " ".repeat(margin.len());
+        let under = format!("{}{}", " ".repeat(column - 1), "^".repeat(*width));
+        vec![format!("{margin} | {text}"), format!("{blank} | {under}")]
+    }
+
+    /// The line of the file, for logs.
+    #[must_use]
+    pub fn line(&self) -> Option<&str> {
+        if let Place::File { text, .. } = &self.place { Some(text) } else { None }
     }
 }
 
-/// A parsed file.
+/// Everything that is wrong with a configuration: at least one thing, in the order of the file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConfigErrors(Vec<ConfigError>);
+
+impl ConfigErrors {
+    /// `None` where nothing is wrong.
+    fn of(mut errors: Vec<ConfigError>) -> Option<Self> {
+        errors.sort_by_key(|error| match &error.place {
+            Place::File { line, column, .. } => (*line, *column, String::new()),
+            Place::Env(name) => (usize::MAX, 0, name.clone()),
+        });
+        errors.dedup();
+        (!errors.is_empty()).then_some(Self(errors))
+    }
+
+    /// Each of them.
+    pub fn iter(&self) -> impl Iterator<Item = &ConfigError> {
+        self.0.iter()
+    }
+}
+
+impl From<ConfigErrors> for CliError {
+    fn from(ConfigErrors(errors): ConfigErrors) -> Self {
+        if let [error] = &errors[..] {
+            let told = Self::new(error.to_string());
+            return error.excerpt().into_iter().fold(told, Self::evidence).next_step(&error.expected);
+        }
+        let mut told = Self::new(format!("{} things are wrong with the configuration", errors.len()));
+        for error in errors.iter().take(ERRORS_SHOWN_MAX) {
+            told = told.evidence("").evidence(error.to_string());
+            told = error.excerpt().into_iter().fold(told, Self::evidence).evidence(format!("= {}", error.expected));
+        }
+        if errors.len() > ERRORS_SHOWN_MAX {
+            told = told.evidence("").evidence(format!("and {} more", errors.len() - ERRORS_SHOWN_MAX));
+        }
+        told.next_step("correct them; `tokenkeep config check` looks again")
+    }
+}
+
+/// A parsed file, and what became of reading it.
 pub struct Document<'a> {
     text: &'a str,
     path: &'a Path,
     sources: Sources<'a>,
     root: Spanned<DeTable<'a>>,
+    errors: RefCell<Vec<ConfigError>>,
+    settings: RefCell<Vec<Setting>>,
+    /// For each variable that some setting has: the names of these settings.
+    variables: RefCell<BTreeMap<String, Vec<String>>>,
 }
 
 impl<'a> Document<'a> {
     /// Parses TOML.
     ///
     /// # Errors
-    /// What is no TOML.
-    pub fn parse(text: &'a str, path: &'a Path, sources: Sources<'a>) -> Result<Self, ConfigError> {
-        match DeTable::parse(text) {
-            Ok(root) => Ok(Self { text, path, sources, root }),
-            Err(error) => Err(ConfigError {
-                place: place(text, path, &error.span().unwrap_or_default()),
-                found: format!("this is not TOML: {}", printable(error.message().trim(), 200)),
-                expected: "correct the file; https://toml.io describes the format".to_owned(),
+    /// All that is no TOML.
+    pub fn parse(text: &'a str, path: &'a Path, sources: Sources<'a>) -> Result<Self, ConfigErrors> {
+        let (root, errors) = DeTable::parse_recoverable(text);
+        let wrong = |error: &toml::de::Error| ConfigError {
+            place: place(text, path, &error.span().unwrap_or_default()),
+            found: format!("this is not TOML: {}", printable(error.message().trim(), 200)),
+            expected: "correct the file; https://toml.io describes the format".to_owned(),
+        };
+        match ConfigErrors::of(errors.iter().map(wrong).collect()) {
+            Some(errors) => Err(errors),
+            None => Ok(Self {
+                text,
+                path,
+                sources,
+                root,
+                errors: RefCell::default(),
+                settings: RefCell::default(),
+                variables: RefCell::default(),
             }),
         }
     }
@@ -118,11 +204,85 @@ impl<'a> Document<'a> {
     /// The whole file as a section without a name.
     #[must_use]
     pub fn root(&self) -> Section<'_> {
-        Section { document: self, name: String::new(), table: self.root.get_ref(), span: 0..0 }
+        Section { document: self, path: Vec::new(), table: Some(self.root.get_ref()), place: Standing::Nowhere }
+    }
+
+    /// What is outside of the file.
+    #[must_use]
+    pub fn sources(&self) -> Sources<'a> {
+        self.sources
+    }
+
+    /// The folder that the file is in.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// The file itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.path
+    }
+
+    /// Keeps an error for the end.
+    pub fn keep<T>(&self, read: Result<T, ConfigError>) -> Option<T> {
+        read.map_err(|error| self.errors.borrow_mut().push(error)).ok()
+    }
+
+    /// Notes what a setting is, and where from.
+    pub fn note(&self, section: &str, key: &str, value: impl Into<String>, source: Source) {
+        let name = if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") };
+        self.settings.borrow_mut().push(Setting { name, value: value.into(), source, after_restart: None });
+    }
+
+    /// What was read, when everything has been.
+    ///
+    /// # Errors
+    /// Everything that was found wrong, variables that mean nothing included.
+    pub fn finish(self) -> Result<Vec<Setting>, ConfigErrors> {
+        self.check_variables();
+        match ConfigErrors::of(self.errors.into_inner()) {
+            Some(errors) => Err(errors),
+            None => Ok(self.settings.into_inner()),
+        }
+    }
+
+    fn check_variables(&self) {
+        let known = self.variables.borrow();
+        for name in self.sources.variables.iter().filter(|name| env::is_setting(name)) {
+            if let Some(error) = wrong_variable(name, &known, self.sources) {
+                self.errors.borrow_mut().push(error);
+            }
+        }
     }
 
     fn error(&self, span: &Range<usize>, found: impl Into<String>, expected: impl Into<String>) -> ConfigError {
         ConfigError { place: place(self.text, self.path, span), found: found.into(), expected: expected.into() }
+    }
+}
+
+/// Why a variable cannot stand for a setting, if it cannot.
+fn wrong_variable(name: &str, known: &BTreeMap<String, Vec<String>>, sources: Sources<'_>) -> Option<ConfigError> {
+    let wrong =
+        |found: String, expected: String| Some(ConfigError { place: Place::Env(name.to_owned()), found, expected });
+    match known.get(name).map(Vec::as_slice) {
+        None => {
+            let expected = match suggest::nearest(name, known.keys().map(String::as_str)) {
+                Some(meant) => format!("did you mean {meant}?"),
+                None => format!("expected {}, or unset it", env::SETTING_EXPECTED),
+            };
+            wrong("no setting has this variable".to_owned(), expected)
+        }
+        Some([_]) => {
+            let plain = name.strip_suffix(env::FILE_SUFFIX).filter(|plain| known.contains_key(*plain))?;
+            (sources.env)(plain)?;
+            wrong(format!("{plain} is set too"), "unset one of them".to_owned())
+        }
+        Some(several) => wrong(
+            format!("it stands for more than one setting: {}", several.join(", ")),
+            "set them in the file, or give one of them another name".to_owned(),
+        ),
     }
 }
 
@@ -157,129 +317,202 @@ fn without_secret(line: &str) -> String {
     }
 }
 
-/// A table of the file.
+/// Where a section stands.
+#[derive(Clone, Debug)]
+enum Standing {
+    Nowhere,
+    File(Range<usize>),
+    /// Only variables have it; this is one of them.
+    Env(String),
+}
+
+/// A table of the file with the variables that stand above it; either may be missing.
 pub struct Section<'a> {
     document: &'a Document<'a>,
-    name: String,
-    table: &'a DeTable<'a>,
-    span: Range<usize>,
+    path: Vec<String>,
+    table: Option<&'a DeTable<'a>>,
+    place: Standing,
 }
 
 impl<'a> Section<'a> {
-    /// Refuses every key that is not among `known`.
-    ///
-    /// # Errors
-    /// The first one, with what was probably meant.
-    pub fn only(&self, known: &[&str]) -> Result<(), ConfigError> {
-        let Some((key, _)) = self.table.iter().find(|(key, _)| !known.contains(&key.get_ref().as_ref())) else {
-            return Ok(());
-        };
-        let found = format!("unknown key `{}`{}", printable(key.get_ref(), 60), self.within());
-        let expected = match suggest::nearest(key.get_ref(), known.iter().copied()) {
-            Some(meant) => format!("did you mean `{meant}`?"),
-            None => format!("expected one of: {}", known.join(", ")),
-        };
-        let mut error = self.document.error(&key.span(), found, expected);
-        error.show_key_alone();
-        Err(error)
+    /// The document.
+    #[must_use]
+    pub fn document(&self) -> &'a Document<'a> {
+        self.document
+    }
+
+    /// Its name, as the file writes it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.path.join(".")
+    }
+
+    /// Notes every key that is not among `known` as wrong, with what was probably meant.
+    pub fn only(&self, known: &[&str]) {
+        for (key, _) in self.entries().filter(|(key, _)| !known.contains(&key.get_ref().as_ref())) {
+            let found = format!("unknown key `{}`{}", printable(key.get_ref(), 60), self.within());
+            let expected = match suggest::nearest(key.get_ref(), known.iter().copied()) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => format!("expected one of: {}", known.join(", ")),
+            };
+            let mut error = self.document.error(&key.span(), found, expected);
+            error.show_key_alone();
+            self.document.errors.borrow_mut().push(error);
+        }
+    }
+
+    /// As [`Section::only`], for a section whose settings variables may have too.
+    pub fn settings(&self, known: &[&str]) {
+        self.only(known);
+        let mut variables = self.document.variables.borrow_mut();
+        for key in known {
+            let name = env::of_setting(&self.path, key);
+            let setting = format!("{}.{key}", self.name());
+            variables.entry(format!("{name}{}", env::FILE_SUFFIX)).or_default().push(setting.clone());
+            variables.entry(name).or_default().push(setting);
+        }
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&'a Spanned<Cow<'a, str>>, &'a Spanned<DeValue<'a>>)> {
+        self.table.into_iter().flat_map(DeTable::iter)
     }
 
     fn within(&self) -> String {
-        if self.name.is_empty() { String::new() } else { format!(" in [{}]", self.name) }
+        if self.path.is_empty() { String::new() } else { format!(" in [{}]", printable(&self.name(), 120)) }
     }
 
-    /// The section under this key; absent is `None`.
-    ///
-    /// # Errors
-    /// It is no table.
-    pub fn section(&self, key: &str) -> Result<Option<Section<'a>>, ConfigError> {
-        self.table.get_key_value(key).map(|(key, value)| self.as_section(key, value)).transpose()
+    /// The section under this key, which may be missing.
+    #[must_use]
+    pub fn section(&self, key: &str) -> Section<'a> {
+        let path = self.path.iter().cloned().chain([key.to_owned()]).collect();
+        let found = self.table.and_then(|table| table.get_key_value(key));
+        match found.and_then(|(key, value)| self.document.keep(self.as_section(key, value))) {
+            Some(section) => section,
+            None => Section { document: self.document, path, table: None, place: Standing::Nowhere },
+        }
     }
 
-    /// The sections in this section, in the order of their names.
-    ///
-    /// # Errors
-    /// Something in it is no table.
-    pub fn sections(&self) -> Result<Vec<(&'a str, Section<'a>)>, ConfigError> {
-        self.table.iter().map(|(key, value)| Ok((key.get_ref().as_ref(), self.as_section(key, value)?))).collect()
+    /// The sections in this section, in the order of their names; what is none is noted as wrong.
+    #[must_use]
+    pub fn sections(&self) -> Vec<(&'a str, Section<'a>)> {
+        let sections = self.entries().filter_map(|(key, value)| {
+            let section = self.document.keep(self.as_section(key, value))?;
+            Some((key.get_ref().as_ref(), section))
+        });
+        sections.collect()
+    }
+
+    /// A section in this one that only variables have, one of them this.
+    #[must_use]
+    pub fn of_variables(&self, name: &str, variable: &str) -> Section<'a> {
+        let path = self.path.iter().cloned().chain([name.to_owned()]).collect();
+        Section { document: self.document, path, table: None, place: Standing::Env(variable.to_owned()) }
     }
 
     fn as_section(
         &self,
-        key: &'a Spanned<std::borrow::Cow<'a, str>>,
+        key: &'a Spanned<Cow<'a, str>>,
         value: &'a Spanned<DeValue<'a>>,
     ) -> Result<Section<'a>, ConfigError> {
-        let key_text = key.get_ref();
-        let name = if self.name.is_empty() { key_text.to_string() } else { format!("{}.{key_text}", self.name) };
+        let path: Vec<String> = self.path.iter().cloned().chain([key.get_ref().to_string()]).collect();
+        let name = printable(&path.join("."), 80);
         match value.get_ref() {
-            DeValue::Table(table) => Ok(Section { document: self.document, name, table, span: key.span() }),
+            DeValue::Table(table) => {
+                Ok(Section { document: self.document, path, table: Some(table), place: Standing::File(key.span()) })
+            }
             other => Err(self.document.error(
                 &value.span(),
-                format!("`{}` is {}", printable(&name, 80), kind(other)),
-                format!("expected a section: [{}]", printable(&name, 80)),
+                format!("`{name}` is {}", kind(other)),
+                format!("expected a section: [{name}]"),
             )),
         }
     }
 
     /// The value under this key: of the environment where a variable is set, else of the file.
-    ///
-    /// # Errors
-    /// A `..._FILE` variable names a file that cannot be read.
-    pub fn setting(&self, key: &str) -> Result<Option<Value<'a>>, ConfigError> {
-        match env_setting(self.document.sources, &self.name, key)? {
-            Some(value) => Ok(Some(value)),
-            None => Ok(self.value(key)),
+    #[must_use]
+    pub fn value(&self, key: &str) -> Option<Value<'a>> {
+        match self.document.keep(self.of_environment(key))? {
+            Some(value) => Some(value),
+            None => self.of_file(key),
         }
     }
 
-    /// The value under this key in the file.
-    #[must_use]
-    pub fn value(&self, key: &str) -> Option<Value<'a>> {
-        let value = self.table.get(key)?;
-        let name = format!("{}.{key}", self.name);
-        Some(Value { name, raw: Raw::Toml { document: self.document, value } })
+    fn of_environment(&self, key: &str) -> Result<Option<Value<'a>>, ConfigError> {
+        let sources = self.document.sources;
+        let variable = env::of_setting(&self.path, key);
+        let name = format!("{}.{key}", self.name());
+        if let Some(text) = (sources.env)(&variable) {
+            let raw = Raw::Env { variable, text, file: None };
+            return Ok(Some(Value { document: self.document, name, raw }));
+        }
+        let variable = format!("{variable}{}", env::FILE_SUFFIX);
+        let Some(path) = (sources.env)(&variable) else {
+            return Ok(None);
+        };
+        match (sources.file)(Path::new(&path)) {
+            Ok(text) => {
+                let raw = Raw::Env { variable, text: text.trim_end().to_owned(), file: Some(path) };
+                Ok(Some(Value { document: self.document, name, raw }))
+            }
+            Err(cause) => Err(ConfigError {
+                place: Place::Env(variable),
+                found: format!("the file {} cannot be read: {cause}", printable(&path, 200)),
+                expected: "name a file that this user can read".to_owned(),
+            }),
+        }
+    }
+
+    fn of_file(&self, key: &str) -> Option<Value<'a>> {
+        let value = self.table?.get(key)?;
+        let name = format!("{}.{key}", self.name());
+        Some(Value { document: self.document, name, raw: Raw::Toml { value } })
+    }
+
+    /// Reads the value under this key, and notes it; what is wrong is kept for the end.
+    pub fn read<T>(&self, key: &str, read: impl FnOnce(&Value<'a>) -> Result<T, ConfigError>) -> Option<T> {
+        let value = self.value(key)?;
+        let found = self.document.keep(read(&value))?;
+        self.document.note(&self.name(), key, value.shown(), value.source());
+        Some(found)
+    }
+
+    /// As [`Section::read`], with a default that is `shown` so.
+    pub fn read_or<T>(
+        &self,
+        key: &str,
+        (default, shown): (T, String),
+        read: impl FnOnce(&Value<'a>) -> Result<T, ConfigError>,
+    ) -> T {
+        if self.value(key).is_none() {
+            self.document.note(&self.name(), key, shown, Source::Default);
+            return default;
+        }
+        self.read(key, read).unwrap_or(default)
     }
 
     /// An error about the section as a whole.
     #[must_use]
     pub fn error(&self, found: impl Into<String>, expected: impl Into<String>) -> ConfigError {
-        self.document.error(&self.span, found, expected)
-    }
-}
-
-/// A value that only the environment has, for a section that the file lacks.
-///
-/// # Errors
-/// As [`Section::setting`].
-pub fn env_setting<'a>(sources: Sources<'_>, section: &str, key: &str) -> Result<Option<Value<'a>>, ConfigError> {
-    let variable = env::of_setting(section, key);
-    let name = format!("{section}.{key}");
-    if let Some(text) = (sources.env)(&variable) {
-        return Ok(Some(Value { name, raw: Raw::Env { variable, text } }));
-    }
-    let variable = format!("{variable}_FILE");
-    let Some(path) = (sources.env)(&variable) else {
-        return Ok(None);
-    };
-    match (sources.file)(Path::new(&path)) {
-        Ok(text) => Ok(Some(Value { name, raw: Raw::Env { variable, text: text.trim_end().to_owned() } })),
-        Err(cause) => Err(ConfigError {
-            place: Place::Env(variable),
-            found: format!("the file {path} cannot be read: {cause}"),
-            expected: "name a file that this user can read".to_owned(),
-        }),
+        match &self.place {
+            Standing::File(span) => self.document.error(span, found, expected),
+            Standing::Nowhere => self.document.error(&(0..0), found, expected),
+            Standing::Env(variable) => {
+                ConfigError { place: Place::Env(variable.clone()), found: found.into(), expected: expected.into() }
+            }
+        }
     }
 }
 
 /// One value, and where it stands.
 pub struct Value<'a> {
+    document: &'a Document<'a>,
     name: String,
     raw: Raw<'a>,
 }
 
 enum Raw<'a> {
-    Toml { document: &'a Document<'a>, value: &'a Spanned<DeValue<'a>> },
-    Env { variable: String, text: String },
+    Toml { value: &'a Spanned<DeValue<'a>> },
+    Env { variable: String, text: String, file: Option<String> },
 }
 
 impl<'a> Value<'a> {
@@ -287,16 +520,92 @@ impl<'a> Value<'a> {
     #[must_use]
     pub fn error(&self, found: impl Into<String>, expected: impl Into<String>) -> ConfigError {
         match &self.raw {
-            Raw::Toml { document, value } => document.error(&value.span(), found, expected),
+            Raw::Toml { value } => self.document.error(&value.span(), found, expected),
             Raw::Env { variable, .. } => {
                 ConfigError { place: Place::Env(variable.clone()), found: found.into(), expected: expected.into() }
             }
         }
     }
 
+    /// Where it comes from.
+    #[must_use]
+    pub fn source(&self) -> Source {
+        match &self.raw {
+            Raw::Env { variable, .. } => Source::Env { name: variable.clone() },
+            Raw::Toml { value } => match place(self.document.text, self.document.path, &value.span()) {
+                Place::File { path, line, .. } => Source::File { path: path.display().to_string(), line },
+                Place::Env(name) => Source::Env { name },
+            },
+        }
+    }
+
+    /// As it is written, on one line. Not for secrets.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        match &self.raw {
+            Raw::Env { text, .. } => printable(text, SHOWN_MAX),
+            Raw::Toml { value } => match value.get_ref().as_str() {
+                Some(text) => printable(text, SHOWN_MAX),
+                None => {
+                    let written = self.document.text.get(value.span()).unwrap_or_default();
+                    printable(&written.split_whitespace().collect::<Vec<_>>().join(" "), SHOWN_MAX)
+                }
+            },
+        }
+    }
+
+    /// What a variable holds, and the file that it was read from, if a `..._FILE` names one; `None` for the file's values.
+    #[must_use]
+    pub fn of_environment(&self) -> Option<(&str, Option<&str>)> {
+        match &self.raw {
+            Raw::Env { text, file, .. } => Some((text, file.as_deref())),
+            Raw::Toml { .. } => None,
+        }
+    }
+
+    /// The entries of an array; a value that is none is its only entry.
+    #[must_use]
+    pub fn items(&self) -> Vec<Value<'a>> {
+        let item = |value| Value { document: self.document, name: self.name.clone(), raw: Raw::Toml { value } };
+        match &self.raw {
+            Raw::Toml { value } => match value.get_ref().as_array() {
+                Some(array) => array.iter().map(item).collect(),
+                None => vec![item(*value)],
+            },
+            Raw::Env { variable, text, file } => {
+                let raw = Raw::Env { variable: variable.clone(), text: text.clone(), file: file.clone() };
+                vec![Value { document: self.document, name: self.name.clone(), raw }]
+            }
+        }
+    }
+
+    /// The entries of a table, by their keys.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn entries(&self, expected: &str) -> Result<Vec<(&'a str, Value<'a>)>, ConfigError> {
+        let Raw::Toml { value } = &self.raw else { return Err(self.wrong_type(expected)) };
+        let table = value.get_ref().as_table().ok_or_else(|| self.wrong_type(expected))?;
+        let entry = |(key, value): (&'a Spanned<Cow<'a, str>>, &'a Spanned<DeValue<'a>>)| {
+            let key: &str = key.get_ref().as_ref();
+            let name = format!("{}.{key}", self.name);
+            (key, Value { document: self.document, name, raw: Raw::Toml { value } })
+        };
+        Ok(table.iter().map(entry).collect())
+    }
+
+    /// True or false.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn truth(&self) -> Result<bool, ConfigError> {
+        let found = if let Raw::Toml { value } = &self.raw { value.get_ref().as_bool() } else { None };
+        found.ok_or_else(|| self.wrong_type("true or false"))
+    }
+
     fn wrong_type(&self, expected: &str) -> ConfigError {
         let kind = match &self.raw {
-            Raw::Toml { value, .. } => kind(value.get_ref()),
+            Raw::Toml { value } => kind(value.get_ref()),
             Raw::Env { .. } => "a string",
         };
         self.error(format!("`{}` is {kind}", self.name), format!("expected {expected}"))
@@ -309,14 +618,14 @@ impl<'a> Value<'a> {
     pub fn text(&self, expected: &str) -> Result<&str, ConfigError> {
         match &self.raw {
             Raw::Env { text, .. } => Ok(text),
-            Raw::Toml { value, .. } => value.get_ref().as_str().ok_or_else(|| self.wrong_type(expected)),
+            Raw::Toml { value } => value.get_ref().as_str().ok_or_else(|| self.wrong_type(expected)),
         }
     }
 
     /// True where the file has a string here.
     #[must_use]
     pub fn is_text(&self) -> bool {
-        matches!(&self.raw, Raw::Toml { value, .. } if value.get_ref().is_str())
+        matches!(&self.raw, Raw::Toml { value } if value.get_ref().is_str())
     }
 
     /// A value that `read` makes of the text.
@@ -368,7 +677,7 @@ impl<'a> Value<'a> {
 
     /// The decimal digits of an integer in the file.
     fn integer(&self) -> Option<&str> {
-        let Raw::Toml { value, .. } = &self.raw else {
+        let Raw::Toml { value } = &self.raw else {
             return None;
         };
         value.get_ref().as_integer().filter(|number| number.radix() == 10).map(|number| number.as_str())
@@ -402,47 +711,12 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The values of an array; a value that is none stands for itself.
-    #[must_use]
-    pub fn items(self) -> Vec<Value<'a>> {
-        let Raw::Toml { document, value } = &self.raw else { return vec![self] };
-        let Some(items) = value.get_ref().as_array() else { return vec![self] };
-        let item = |(nth, value)| Value { name: format!("{}[{nth}]", self.name), raw: Raw::Toml { document, value } };
-        items.iter().enumerate().map(item).collect()
-    }
-
-    /// The section that an inline table is.
-    ///
-    /// # Errors
-    /// It is no table.
-    pub fn as_section(&self, expected: &str) -> Result<Section<'a>, ConfigError> {
-        match &self.raw {
-            Raw::Toml { document, value } => match value.get_ref() {
-                DeValue::Table(table) => Ok(Section { document, name: self.name.clone(), table, span: value.span() }),
-                _ => Err(self.wrong_type(expected)),
-            },
-            Raw::Env { .. } => Err(self.wrong_type(expected)),
-        }
-    }
-
-    /// A boolean.
-    ///
-    /// # Errors
-    /// It is none.
-    pub fn boolean(&self) -> Result<bool, ConfigError> {
-        let found = match &self.raw {
-            Raw::Toml { value, .. } => value.get_ref().as_bool(),
-            Raw::Env { text, .. } => text.parse().ok(),
-        };
-        found.ok_or_else(|| self.wrong_type("true or false"))
-    }
-
     /// The one entry of an inline table such as `{ env = "NAME" }`.
     ///
     /// # Errors
     /// It is no such table, or its key is not among `keys`.
     pub fn choice(&self, keys: &[&str], expected: &str) -> Result<(&'a str, Value<'a>), ConfigError> {
-        let Raw::Toml { document, value } = &self.raw else {
+        let Raw::Toml { value } = &self.raw else {
             return Err(self.wrong_type(expected));
         };
         let table = value.get_ref().as_table().ok_or_else(|| self.wrong_type(expected))?;
@@ -450,9 +724,9 @@ impl<'a> Value<'a> {
         match (entries.next(), entries.next()) {
             (Some((key, value)), None) if keys.contains(&key.get_ref().as_ref()) => {
                 let name = format!("{}.{}", self.name, key.get_ref());
-                Ok((key.get_ref().as_ref(), Value { name, raw: Raw::Toml { document, value } }))
+                Ok((key.get_ref().as_ref(), Value { document: self.document, name, raw: Raw::Toml { value } }))
             }
-            (Some((key, _)), None) => Err(document.error(
+            (Some((key, _)), None) => Err(self.document.error(
                 &key.span(),
                 format!("unknown key `{}` in `{}`", printable(key.get_ref(), 60), self.name),
                 format!("expected {expected}"),

@@ -1,21 +1,30 @@
-//! The configuration file: TOML in, [`tokenkeep::Config`] out (interface section 3).
+//! The configuration: TOML and environment in, [`tokenkeep::Config`] out (interface section 3).
+//!
+//! Flag > environment > file > default, for each setting. Reading goes on after an error, so that all are told at once.
 
+mod connections;
 mod document;
+pub mod files;
+pub mod live;
+mod secrets;
+pub mod shown;
 
-pub use document::{ConfigError, Sources};
+pub use document::{ConfigErrors, Sources};
+pub use shown::{Setting, Source};
 
-use document::{Document, Section, Value, env_setting};
+use crate::env;
+use document::{ConfigError, Document, Section, Value};
+use secrets::Secrets;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokenkeep::KeySource;
-use tokenkeep::config::{Declared, IN_FLIGHT_MAX, REFRESH_IN_FLIGHT_MAX, REFRESH_PER_SECOND, TokenFile};
+use tokenkeep::config::{Declared, IN_FLIGHT_MAX, REFRESH_IN_FLIGHT_MAX, REFRESH_PER_SECOND};
 use tokenkeep_core::model::{check_name, printable};
 use tokenkeep_core::oauth::request::Client;
 use tokenkeep_core::provider::{ClientAuth, Preset, Rotation, Rules, preset, presets};
 use tokenkeep_core::schedule::Policy;
-use tokenkeep_core::{ConnectionKey, Secret};
 use url::Url;
 
 /// Where the daemon listens on TCP unless said otherwise.
@@ -25,6 +34,9 @@ pub const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 const LIMIT_MAX: u32 = 10_000;
 /// The most attempts in flight: each has a journal slot of 80 KiB.
 const IN_FLIGHT_LIMIT: u32 = 4_096;
+
+/// What only a restart changes; everything else a reload does.
+pub const RESTART_SETTINGS: &[&str] = &["server.listen", "store.url", "store.master_key", "refresh.in_flight_max"];
 
 const SECTIONS: &[&str] = &["server", "store", "refresh", "providers", "connections"];
 const PROVIDER_KEYS: &[&str] = &[
@@ -43,7 +55,6 @@ const PROVIDER_KEYS: &[&str] = &[
 ];
 const STORE_KEYS: &[&str] = &["url", "master_key"];
 const MASTER_KEY_EXPECTED: &str = "{ file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }";
-const SECRET_EXPECTED: &str = "{ env = \"NAME\" } or { file = \"PATH\" }";
 
 /// A configuration that has been read and found right.
 #[derive(Debug, Default)]
@@ -60,8 +71,10 @@ pub struct Settings {
     pub in_flight_max: Option<u32>,
     /// The providers.
     pub providers: Vec<ProviderSettings>,
-    /// The declared connections.
+    /// The connections.
     pub connections: Vec<Declared>,
+    /// Every setting with its source.
+    pub shown: Vec<Setting>,
 }
 
 /// A provider of the configuration.
@@ -99,28 +112,97 @@ impl Settings {
     }
 }
 
-/// Reads a configuration. `path` names it in errors, and relative secret files stand beside it.
+/// Reads a configuration. `path` names it in errors, and relative paths in it start in its folder.
 ///
 /// # Errors
-/// The first thing that is wrong: where, what was found, what was expected.
-pub fn parse(text: &str, path: &Path, sources: Sources<'_>) -> Result<Settings, ConfigError> {
+/// Everything that is wrong: where, what was found, what was expected.
+pub fn parse(text: &str, path: &Path, sources: Sources<'_>) -> Result<Settings, ConfigErrors> {
     let document = Document::parse(text, path, sources)?;
-    let root = document.root();
-    root.only(SECTIONS)?;
-    let sections = Sections { root: &root, sources };
-    sections.check_store()?;
-    let refresh = sections.get("refresh", &["check_interval", "refresh_threshold", "max_retries", "in_flight_max"])?;
-    let server = sections.get("server", &["listen", "public_url"])?;
-    let secrets = Secrets { sources, folder: path.parent().unwrap_or(Path::new("")) };
-    Ok(Settings {
-        listen: server.setting("listen")?.map(|v| v.parsed(LISTEN_EXPECTED, parse_listen)).transpose()?,
-        public_url: server.setting("public_url")?.map(|v| v.endpoint()).transpose()?,
-        master_key: sections.master_key(secrets.folder)?,
-        policy: policy(&refresh)?,
-        in_flight_max: refresh.setting("in_flight_max")?.map(|v| v.number(1..=IN_FLIGHT_LIMIT)).transpose()?,
-        connections: connections(&root, path.parent().unwrap_or(Path::new("")))?,
-        providers: providers(&root, &secrets)?,
-    })
+    let settings = read(&document.root(), &Secrets::new(&document));
+    Ok(Settings { shown: document.finish()?, ..settings })
+}
+
+fn read(root: &Section<'_>, secrets: &Secrets<'_>) -> Settings {
+    root.only(SECTIONS);
+    let server = part(root, "server", &["listen", "public_url"]);
+    let store = part(root, "store", STORE_KEYS);
+    let refresh = part(root, "refresh", &["check_interval", "refresh_threshold", "max_retries", "in_flight_max"]);
+    let listen = listen(&server);
+    let public_url = server.read("public_url", Value::endpoint);
+    store.read_or("url", ((), STORE_DEFAULT.to_owned()), check_store);
+    let default = (KeySource::default(), KeySource::default().to_string());
+    let master_key = store.read_or("master_key", default, |value| master_key(value, root.document().folder()));
+    let policy = policy(&refresh);
+    let default = (None, IN_FLIGHT_MAX.to_string());
+    let in_flight_max = refresh.read_or("in_flight_max", default, |value| value.number(1..=IN_FLIGHT_LIMIT).map(Some));
+    let sections = each(root, "providers", PROVIDER_KEYS);
+    let names: Vec<&str> = sections.iter().map(|(name, _)| name.as_str()).collect();
+    let providers = sections.iter().filter_map(|(name, section)| provider(name, section, secrets)).collect();
+    let connections = each(root, "connections", connections::KEYS);
+    Settings {
+        listen,
+        public_url,
+        master_key,
+        policy,
+        in_flight_max,
+        connections: connections::read(&connections, &names),
+        providers,
+        shown: Vec::new(),
+    }
+}
+
+/// A section with settings of these keys.
+fn part<'a>(root: &Section<'a>, name: &'static str, keys: &[&str]) -> Section<'a> {
+    let section = root.section(name);
+    section.settings(keys);
+    section
+}
+
+/// The sections of `[name]`, those that only variables have included.
+fn each<'a>(root: &Section<'a>, name: &'static str, keys: &[&str]) -> Vec<(String, Section<'a>)> {
+    let all = root.section(name);
+    let mut sections: Vec<_> = all.sections().into_iter().map(|(name, found)| (name.to_owned(), found)).collect();
+    let known: Vec<String> = sections.iter().map(|(name, _)| env::segment(name)).collect();
+    for (segment, variable) in segments(root.document().sources().variables, name, keys) {
+        // A name that is nearly one of the file's is taken for a typing error, and so is nobody's.
+        let near = crate::suggest::nearest(&segment, known.iter().map(String::as_str)).is_some();
+        if !known.contains(&segment) && !near {
+            let name = segment.to_ascii_lowercase();
+            let section = all.of_variables(&name, &variable);
+            sections.push((name, section));
+        }
+    }
+    for (_, section) in &sections {
+        section.settings(keys);
+    }
+    sections
+}
+
+/// The sections of `[name]` that variables are about, each with one of its variables.
+fn segments(variables: &[String], name: &str, keys: &[&str]) -> BTreeMap<String, String> {
+    let prefix = format!("TOKENKEEP_{}__", env::segment(name));
+    let keys: Vec<String> = keys.iter().map(|key| env::segment(key)).collect();
+    let is_key =
+        |key: &str| keys.iter().any(|known| known == key.strip_suffix(env::FILE_SUFFIX).unwrap_or(key) || known == key);
+    let of = |variable: &String| {
+        let (segment, key) = variable.strip_prefix(&prefix)?.rsplit_once("__")?;
+        (is_key(key) && !segment.is_empty()).then(|| (segment.to_owned(), variable.clone()))
+    };
+    variables.iter().filter_map(of).collect()
+}
+
+fn listen(server: &Section<'_>) -> Option<SocketAddr> {
+    let default = (None, LISTEN_DEFAULT.to_string());
+    let Some(flag) = server.document().sources().listen else {
+        return server.read_or("listen", default, |value| value.parsed(LISTEN_EXPECTED, parse_listen).map(Some));
+    };
+    // What stands below the flag must be right all the same: without the flag it would count.
+    if let Some(value) = server.value("listen") {
+        server.document().keep(value.parsed(LISTEN_EXPECTED, parse_listen));
+    }
+    let source = Source::Flag { name: "--listen".to_owned() };
+    server.document().note("server", "listen", flag.to_string(), source);
+    Some(flag)
 }
 
 /// What an address to listen on looks like.
@@ -142,164 +224,87 @@ pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| format!("`{}` cannot be listened on: expected {LISTEN_EXPECTED}", printable(text, 60)))
 }
 
-/// A named section with the environment above it; the section itself may be missing.
-struct Named<'a> {
-    name: &'static str,
-    section: Option<Section<'a>>,
-    sources: Sources<'a>,
-}
+/// The one store that there is so far.
+const STORE_DEFAULT: &str = "sqlite:tokenkeep.db";
 
-impl<'a> Named<'a> {
-    fn setting(&self, key: &str) -> Result<Option<Value<'a>>, ConfigError> {
-        match &self.section {
-            Some(section) => section.setting(key),
-            None => env_setting(self.sources, self.name, key),
+/// There is one store so far, and its file has one name.
+fn check_store(url: &Value<'_>) -> Result<(), ConfigError> {
+    let expected = format!("\"{STORE_DEFAULT}\", the database in the state folder");
+    match url.text(&expected)? {
+        STORE_DEFAULT => Ok(()),
+        text if text.starts_with("postgres:") || text.starts_with("postgresql:") => {
+            Err(url.error("PostgreSQL is not supported yet", format!("expected {expected}, until it is")))
         }
+        // The URL of another database may hold a password: it is not repeated in words.
+        _ => Err(url.error("`store.url` names a database that is not supported", format!("expected {expected}"))),
     }
 }
 
-struct Sections<'a> {
-    root: &'a Section<'a>,
-    sources: Sources<'a>,
-}
-
-impl<'a> Sections<'a> {
-    fn get(&self, name: &'static str, keys: &[&str]) -> Result<Named<'a>, ConfigError> {
-        let section = self.root.section(name)?;
-        if let Some(section) = &section {
-            section.only(keys)?;
-        }
-        Ok(Named { name, section, sources: self.sources })
-    }
-
-    /// Where the master key comes from; never the key itself.
-    fn master_key(&self, folder: &Path) -> Result<KeySource, ConfigError> {
-        let store = self.root.section("store")?;
-        let Some(value) = store.and_then(|store| store.value("master_key")) else { return Ok(KeySource::default()) };
-        if value.is_text() {
-            return Err(value.error(
-                "a master key must not stand in the configuration itself, where copies and backups spread it",
-                format!("expected master_key = {MASTER_KEY_EXPECTED}"),
-            ));
-        }
-        let (kind, place) = value.choice(&["file", "env", "credential"], MASTER_KEY_EXPECTED)?;
-        let name = place.text("a string")?;
-        if name.is_empty() || name.contains(char::is_control) || (kind == "credential" && name.contains('/')) {
-            return Err(place.error("this names no master key", format!("expected {MASTER_KEY_EXPECTED}")));
-        }
-        Ok(match kind {
-            "file" => KeySource::File(folder.join(name)),
-            "env" => KeySource::Environment(name.to_owned()),
-            _ => KeySource::Credential(name.to_owned()),
-        })
-    }
-
-    /// There is one store so far, and its file has one name.
-    fn check_store(&self) -> Result<(), ConfigError> {
-        let Some(url) = self.get("store", STORE_KEYS)?.setting("url")? else {
-            return Ok(());
-        };
-        let expected = "\"sqlite:tokenkeep.db\", the database in the state folder";
-        match url.text(expected)? {
-            "sqlite:tokenkeep.db" => Ok(()),
-            text if text.starts_with("postgres:") || text.starts_with("postgresql:") => {
-                Err(url.error("PostgreSQL is not supported yet", format!("expected {expected}, until it is")))
-            }
-            // The URL of another database may hold a password: it is not repeated in words.
-            _ => Err(url.error("`store.url` names a database that is not supported", format!("expected {expected}"))),
-        }
-    }
-}
-
-fn policy(refresh: &Named<'_>) -> Result<Policy, ConfigError> {
-    let default = Policy::default();
-    let seconds = Duration::from_secs;
-    Ok(Policy {
-        check_interval: match refresh.setting("check_interval")? {
-            Some(value) => value.span(seconds(1)..=seconds(86_400))?,
-            None => default.check_interval,
-        },
-        refresh_threshold: match refresh.setting("refresh_threshold")? {
-            Some(value) => value.span(seconds(1)..=seconds(30 * 86_400))?,
-            None => default.refresh_threshold,
-        },
-        max_retries: match refresh.setting("max_retries")? {
-            Some(value) => value.number(0..=LIMIT_MAX)?,
-            None => default.max_retries,
-        },
-    })
-}
-
-fn providers(root: &Section<'_>, secrets: &Secrets<'_>) -> Result<Vec<ProviderSettings>, ConfigError> {
-    let Some(all) = root.section("providers")? else {
-        return Ok(Vec::new());
-    };
-    all.sections()?.into_iter().map(|(name, section)| provider(name, &section, secrets)).collect()
-}
-
-fn provider(name: &str, section: &Section<'_>, secrets: &Secrets<'_>) -> Result<ProviderSettings, ConfigError> {
-    check_name(name).map_err(|error| section.error(error.to_string(), "give the provider another name"))?;
-    section.only(PROVIDER_KEYS)?;
-    if let Some(issuer) = section.value("issuer") {
-        return Err(issuer.error(
-            "endpoints cannot be discovered from an issuer yet",
-            "give token_url itself: it is token_endpoint in ISSUER/.well-known/openid-configuration",
+/// Where the master key comes from; never the key itself.
+fn master_key(value: &Value<'_>, folder: &Path) -> Result<KeySource, ConfigError> {
+    if value.is_text() || value.of_environment().is_some() {
+        return Err(value.error(
+            "a master key must not stand in the configuration itself, where copies and backups spread it",
+            format!("expected master_key = {MASTER_KEY_EXPECTED}"),
         ));
     }
-    let preset = section.value("preset").map(|value| known_preset(&value)).transpose()?;
-    let rules = rules(section, preset.as_ref())?;
-    let client = client(section, secrets, rules.client_auth)?;
-    let endpoint = |key: &str| section.value(key).map(|value| value.endpoint()).transpose();
-    let limit = |key: &str, default: u32| section.value(key).map_or(Ok(default), |value| value.number(1..=LIMIT_MAX));
-    let mut provider = tokenkeep::Provider::new(name, token_url(section, preset.as_ref())?, client, rules);
-    provider.refresh_per_second = limit("refresh_per_second", REFRESH_PER_SECOND)?;
-    provider.refresh_in_flight_max = limit("refresh_in_flight_max", REFRESH_IN_FLIGHT_MAX)?;
-    let endpoints = Endpoints {
-        authorize_url: endpoint("authorize_url")?,
-        revoke_url: endpoint("revoke_url")?,
-        device_url: endpoint("device_url")?,
-    };
-    Ok(ProviderSettings { provider, endpoints })
-}
-
-fn connections(root: &Section<'_>, folder: &Path) -> Result<Vec<Declared>, ConfigError> {
-    let Some(all) = root.section("connections")? else {
-        return Ok(Vec::new());
-    };
-    all.sections()?.into_iter().map(|(name, section)| connection(name, &section, folder)).collect()
-}
-
-fn connection(name: &str, section: &Section<'_>, folder: &Path) -> Result<Declared, ConfigError> {
-    let key = ConnectionKey::in_default(name)
-        .map_err(|error| section.error(error.to_string(), "give the connection another name"))?;
-    section.only(&["provider", "token_file"])?;
-    let Some(provider) = section.value("provider") else {
-        return Err(section.error("this connection has no provider", "add provider = \"...\", the name of one"));
-    };
-    let files = section.value("token_file").map(Value::items).unwrap_or_default();
-    Ok(Declared {
-        key,
-        provider: provider.text("a provider's name")?.to_owned(),
-        scopes: Vec::new(),
-        labels: BTreeMap::new(),
-        token_files: files.iter().map(|file| token_file(file, folder)).collect::<Result<_, _>>()?,
-    })
-}
-
-fn token_file(value: &Value<'_>, folder: &Path) -> Result<TokenFile, ConfigError> {
-    if value.is_text() {
-        return Ok(TokenFile { path: folder.join(value.text("a path")?), without_refresh_token: false });
+    let (kind, place) = value.choice(&["file", "env", "credential"], MASTER_KEY_EXPECTED)?;
+    let name = place.text("a string")?;
+    if name.is_empty() || name.contains(char::is_control) || (kind == "credential" && name.contains('/')) {
+        return Err(place.error("this names no master key", format!("expected {MASTER_KEY_EXPECTED}")));
     }
-    let section = value.as_section("a path, or { path = \"...\", without_refresh_token = true }")?;
-    section.only(&["path", "without_refresh_token"])?;
-    let Some(path) = section.value("path") else {
-        return Err(section.error("this token file has no path", "add path = \"...\""));
-    };
-    let without_refresh_token = section.value("without_refresh_token").map(|value| value.boolean()).transpose()?;
-    Ok(TokenFile {
-        path: folder.join(path.text("a path")?),
-        without_refresh_token: without_refresh_token.unwrap_or(false),
+    Ok(match kind {
+        "file" => KeySource::File(folder.join(name)),
+        "env" => KeySource::Environment(name.to_owned()),
+        _ => KeySource::Credential(name.to_owned()),
     })
+}
+
+fn policy(refresh: &Section<'_>) -> Policy {
+    let default = Policy::default();
+    let span = |key: &str, default: Duration, most_s: u64| {
+        let bounds = Duration::from_secs(1)..=Duration::from_secs(most_s);
+        refresh.read_or(key, (default, format!("{}s", default.as_secs())), |value| value.span(bounds))
+    };
+    let retries = (default.max_retries, default.max_retries.to_string());
+    Policy {
+        check_interval: span("check_interval", default.check_interval, 86_400),
+        refresh_threshold: span("refresh_threshold", default.refresh_threshold, 30 * 86_400),
+        max_retries: refresh.read_or("max_retries", retries, |value| value.number(0..=LIMIT_MAX)),
+    }
+}
+
+/// `None`: something is wrong with it, and kept for the end.
+fn provider(name: &str, section: &Section<'_>, secrets: &Secrets<'_>) -> Option<ProviderSettings> {
+    let document = section.document();
+    let named = check_name(name).map_err(|error| section.error(error.to_string(), "give the provider another name"));
+    document.keep(named)?;
+    if let Some(issuer) = section.value("issuer") {
+        document.keep::<()>(Err(issuer.error(
+            "endpoints cannot be discovered from an issuer yet",
+            "give token_url itself: it is token_endpoint in ISSUER/.well-known/openid-configuration",
+        )));
+    }
+    let preset = section.read("preset", known_preset);
+    let rules = rules(section, preset.as_ref());
+    let client = client(section, secrets, rules.client_auth);
+    let token_url = token_url(section, preset.as_ref());
+    let limit = |key: &str, default: u32| {
+        section.read_or(key, (default, default.to_string()), |value| value.number(1..=LIMIT_MAX))
+    };
+    let refresh_per_second = limit("refresh_per_second", REFRESH_PER_SECOND);
+    let refresh_in_flight_max = limit("refresh_in_flight_max", REFRESH_IN_FLIGHT_MAX);
+    let endpoints = Endpoints {
+        authorize_url: section.read("authorize_url", Value::endpoint),
+        revoke_url: section.read("revoke_url", Value::endpoint),
+        device_url: section.read("device_url", Value::endpoint),
+    };
+    let provider = tokenkeep::Provider {
+        refresh_per_second,
+        refresh_in_flight_max,
+        ..tokenkeep::Provider::new(name, token_url?, client?, rules)
+    };
+    Some(ProviderSettings { provider, endpoints })
 }
 
 fn known_preset(value: &Value<'_>) -> Result<Preset, ConfigError> {
@@ -317,97 +322,76 @@ fn known_preset(value: &Value<'_>) -> Result<Preset, ConfigError> {
     })
 }
 
-fn token_url(section: &Section<'_>, preset: Option<&Preset>) -> Result<Url, ConfigError> {
-    if let Some(value) = section.value("token_url") {
-        return value.endpoint();
+fn token_url(section: &Section<'_>, preset: Option<&Preset>) -> Option<Url> {
+    if section.value("token_url").is_some() {
+        return section.read("token_url", Value::endpoint);
     }
-    preset.and_then(|preset| Url::parse(preset.token_url).ok()).ok_or_else(|| {
-        section.error("this provider has no token_url", "add token_url = \"https://...\", or a preset that knows it")
-    })
+    let known = preset.and_then(|preset| Some((preset, Url::parse(preset.token_url).ok()?)));
+    if let Some((preset, url)) = known {
+        let source = Source::Preset { id: preset.id.to_owned() };
+        section.document().note(&section.name(), "token_url", url.as_str(), source);
+        return Some(url);
+    }
+    // A preset that is wrong has been told of already.
+    if section.value("preset").is_none() {
+        section.document().keep::<()>(Err(section
+            .error("this provider has no token_url", "add token_url = \"https://...\", or a preset that knows it")));
+    }
+    None
 }
 
-fn rules(section: &Section<'_>, preset: Option<&Preset>) -> Result<Rules, ConfigError> {
+fn rules(section: &Section<'_>, preset: Option<&Preset>) -> Rules {
     let mut rules = preset.map_or_else(Rules::default, |preset| preset.rules.clone());
-    if let Some(value) = section.value("client_auth") {
-        let expected = "client_secret_post, client_secret_basic or none";
-        rules.client_auth = value.parsed(expected, ClientAuth::parse)?;
+    let note = |key: &str, value: String| {
+        if section.value(key).is_none() {
+            let source = preset.map_or(Source::Default, |preset| Source::Preset { id: preset.id.to_owned() });
+            section.document().note(&section.name(), key, value, source);
+        }
+    };
+    let expected = "client_secret_post, client_secret_basic or none";
+    note("client_auth", rules.client_auth.as_str().to_owned());
+    if let Some(auth) = section.read("client_auth", |value| value.parsed(expected, ClientAuth::parse)) {
+        rules.client_auth = auth;
     }
-    if let Some(value) = section.value("rotation") {
-        let expected = "persistent, grace:SECONDS (1 to 86400), until-used, strict or unknown";
-        rules.rotation = value.parsed(expected, Rotation::parse)?;
+    let expected = "persistent, grace:SECONDS (1 to 86400), until-used, strict or unknown";
+    note("rotation", rules.rotation.to_string());
+    if let Some(rotation) = section.read("rotation", |value| value.parsed(expected, Rotation::parse)) {
+        rules.rotation = rotation;
     }
-    Ok(rules)
+    rules
 }
 
-fn client(section: &Section<'_>, secrets: &Secrets<'_>, auth: ClientAuth) -> Result<Client, ConfigError> {
-    let Some(id) = section.value("client_id") else {
-        return Err(section.error("this provider has no client_id", "add client_id = \"...\", as the provider gave it"));
-    };
-    let text = id.text("a string")?;
-    if text.is_empty() || text.chars().any(char::is_control) {
-        return Err(id.error(
-            "`client_id` is empty or has control characters",
-            "expected the client id as the provider gave it",
-        ));
+fn client(section: &Section<'_>, secrets: &Secrets<'_>, auth: ClientAuth) -> Option<Client> {
+    let document = section.document();
+    let id = section.read("client_id", client_id);
+    if section.value("client_id").is_none() {
+        let next = "add client_id = \"...\", as the provider gave it";
+        document.keep::<()>(Err(section.error("this provider has no client_id", next)));
     }
-    let secret = section.value("client_secret").map(|value| secrets.read(&value)).transpose()?;
-    match (auth, &secret) {
-        (ClientAuth::None, Some(_)) => Err(section.error(
+    let given = section.value("client_secret");
+    let secret = given.as_ref().and_then(|value| secrets.read(section, "client_secret", value));
+    let fits = match (auth, given.is_some()) {
+        (ClientAuth::None, true) => Err(section.error(
             "client_auth = \"none\" and a client_secret contradict each other",
             "remove one of them: a public client has no secret",
         )),
-        (ClientAuth::SecretPost | ClientAuth::SecretBasic, None) => Err(section.error(
+        (ClientAuth::SecretPost | ClientAuth::SecretBasic, false) => Err(section.error(
             "this provider has no client_secret",
-            format!("add client_secret = {SECRET_EXPECTED}, or client_auth = \"none\" for a public client"),
+            format!("add client_secret = {}, or client_auth = \"none\" for a public client", secrets::EXPECTED),
         )),
-        _ => Ok(Client { id: text.to_owned(), secret }),
-    }
+        _ => Ok(()),
+    };
+    document.keep(fits)?;
+    Some(Client { id: id?, secret })
 }
 
-/// Where secrets come from.
-struct Secrets<'a> {
-    sources: Sources<'a>,
-    folder: &'a Path,
-}
-
-impl Secrets<'_> {
-    fn read(&self, value: &Value<'_>) -> Result<Secret, ConfigError> {
-        if value.is_text() {
-            return Err(value.error(
-                "a secret must not stand in the configuration itself, where copies and backups spread it",
-                format!("expected client_secret = {SECRET_EXPECTED}"),
-            ));
-        }
-        let (kind, place) = value.choice(&["env", "file"], SECRET_EXPECTED)?;
-        let name = place.text("a string")?;
-        let text = if kind == "env" { self.of_variable(name, &place)? } else { self.of_file(name, &place)? };
-        if text.is_empty() || text.contains(char::is_control) {
-            return Err(
-                place.error("the secret is empty or has control characters", "put the secret there alone, on one line")
-            );
-        }
-        Ok(Secret::new(text))
+fn client_id(value: &Value<'_>) -> Result<String, ConfigError> {
+    let text = value.text("a string")?;
+    if text.is_empty() || text.chars().any(char::is_control) {
+        let expected = "expected the client id as the provider gave it";
+        return Err(value.error("`client_id` is empty or has control characters", expected));
     }
-
-    fn of_variable(&self, name: &str, place: &Value<'_>) -> Result<String, ConfigError> {
-        (self.sources.env)(name).ok_or_else(|| {
-            place.error(
-                format!("the environment variable {} is not set", printable(name, 80)),
-                "set it in the environment of `tokenkeep serve`",
-            )
-        })
-    }
-
-    fn of_file(&self, name: &str, place: &Value<'_>) -> Result<String, ConfigError> {
-        let path = self.folder.join(name);
-        match (self.sources.file)(&path) {
-            Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(cause) => Err(place.error(
-                format!("the secret file {} cannot be read: {cause}", path.display()),
-                "name a file that this user can read; relative paths start at the configuration's folder",
-            )),
-        }
-    }
+    Ok(text.to_owned())
 }
 
 #[cfg(test)]

@@ -21,9 +21,10 @@ fn file(path: &Path) -> io::Result<String> {
     }
 }
 
-const SOURCES: Sources<'static> = Sources { env: &env, file: &file };
+const SOURCES: Sources<'static> =
+    Sources { env: &env, variables: &[], file: &file, real: &Path::to_path_buf, listen: None, state_dir: None };
 
-fn read(text: &str) -> Result<Settings, ConfigError> {
+fn read(text: &str) -> Result<Settings, ConfigErrors> {
     parse(text, Path::new("etc/tokenkeep.toml"), SOURCES)
 }
 
@@ -32,7 +33,27 @@ fn good(text: &str) -> Settings {
 }
 
 fn report(text: &str) -> String {
-    CliError::from(read(text).expect_err(text)).report()
+    CliError::from(read(text).map(|_| ()).expect_err(text)).report()
+}
+
+/// Reads with these variables set; the file `KEEP` holds `kept`.
+fn with_env(text: &str, set: &[(&str, &str)]) -> Result<Settings, String> {
+    let env = |name: &str| set.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());
+    let file = |path: &Path| match path.to_str() {
+        Some("KEEP") => Ok("kept\n".to_owned()),
+        Some("LISTEN") => Ok("[::1]:1\n".to_owned()),
+        Some("/run/credentials/tk/jira") => Ok("from systemd\n".to_owned()),
+        _ => Err(io::ErrorKind::NotFound.into()),
+    };
+    let variables: Vec<String> = set.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let sources = Sources { env: &env, variables: &variables, file: &file, ..SOURCES };
+    parse(text, Path::new("etc/tokenkeep.toml"), sources).map_err(|errors| CliError::from(errors).report())
+}
+
+fn shown<'a>(settings: &'a Settings, name: &str) -> (&'a str, String) {
+    let found = settings.shown.iter().find(|setting| setting.name == name);
+    let found = found.unwrap_or_else(|| panic!("{name} is not shown: {:#?}", settings.shown));
+    (&found.value, found.source.to_string())
 }
 
 #[test]
@@ -118,32 +139,211 @@ fn a_provider_without_preset_is_treated_as_strict() {
 
 #[test]
 fn the_environment_stands_above_the_file() {
-    let env = |name: &str| match name {
-        "TOKENKEEP_REFRESH__MAX_RETRIES" => Some("9".to_owned()),
-        "TOKENKEEP_REFRESH__CHECK_INTERVAL" => Some("20".to_owned()),
-        "TOKENKEEP_SERVER__LISTEN_FILE" => Some("listen".to_owned()),
-        _ => None,
-    };
-    let file = |path: &Path| match path.to_str() {
-        Some("listen") => Ok("[::1]:1\n".to_owned()),
-        _ => Err(io::ErrorKind::NotFound.into()),
-    };
-    let sources = Sources { env: &env, file: &file };
-    let settings = parse("[refresh]\nmax_retries = 1", Path::new("t"), sources).unwrap();
+    let set = [
+        ("TOKENKEEP_REFRESH__MAX_RETRIES", "9"),
+        ("TOKENKEEP_REFRESH__CHECK_INTERVAL", "20"),
+        ("TOKENKEEP_SERVER__LISTEN_FILE", "LISTEN"),
+    ];
+    let settings = with_env("[refresh]\nmax_retries = 1", &set).unwrap();
     assert_eq!((settings.policy.max_retries, settings.policy.check_interval.as_secs()), (9, 20));
     assert_eq!(settings.listen, Some("[::1]:1".parse().unwrap()));
+    assert_eq!(shown(&settings, "refresh.max_retries"), ("9", "env TOKENKEEP_REFRESH__MAX_RETRIES".to_owned()));
+    assert_eq!(shown(&settings, "server.listen"), ("[::1]:1", "env TOKENKEEP_SERVER__LISTEN_FILE".to_owned()));
+    assert_eq!(shown(&settings, "refresh.refresh_threshold"), ("600s", "default".to_owned()));
+}
+
+#[test]
+fn a_flag_stands_above_everything_and_what_is_below_must_be_right() {
+    let sources = Sources { listen: Some("127.0.0.1:9".parse().unwrap()), ..SOURCES };
+    let settings = parse("[server]\nlisten = \"127.0.0.1:8\"", Path::new("t"), sources).unwrap();
+    assert_eq!(settings.listen.unwrap().port(), 9);
+    assert_eq!(shown(&settings, "server.listen"), ("127.0.0.1:9", "flag --listen".to_owned()));
+    assert!(parse("[server]\nlisten = \"nowhere\"", Path::new("t"), sources).is_err());
 }
 
 #[test]
 fn a_wrong_variable_is_named() {
-    let env = |name: &str| (name == "TOKENKEEP_REFRESH__MAX_RETRIES").then(|| "many".to_owned());
-    let sources = Sources { env: &env, file: &file };
-    let error = parse("", Path::new("t"), sources).unwrap_err();
-    assert_eq!(error.to_string(), "TOKENKEEP_REFRESH__MAX_RETRIES: `refresh.max_retries` is many");
-    let env = |name: &str| (name == "TOKENKEEP_SERVER__LISTEN_FILE").then(|| "gone".to_owned());
-    let sources = Sources { env: &env, file: &file };
-    let error = parse("", Path::new("t"), sources).unwrap_err().to_string();
-    assert!(error.starts_with("TOKENKEEP_SERVER__LISTEN_FILE: the file gone cannot be read"), "{error}");
+    let report = with_env("", &[("TOKENKEEP_REFRESH__MAX_RETRIES", "many")]).unwrap_err();
+    assert!(report.starts_with("error: TOKENKEEP_REFRESH__MAX_RETRIES: `refresh.max_retries` is many\n"), "{report}");
+    let report = with_env("", &[("TOKENKEEP_SERVER__LISTEN_FILE", "gone")]).unwrap_err();
+    assert!(report.starts_with("error: TOKENKEEP_SERVER__LISTEN_FILE: the file gone cannot be read"), "{report}");
+}
+
+#[test]
+fn a_variable_of_no_setting_is_refused_with_what_was_meant() {
+    for (set, found, expected) in [
+        (
+            ("TOKENKEEP_SERVER__LISTN", "x"),
+            "TOKENKEEP_SERVER__LISTN: no setting",
+            "did you mean TOKENKEEP_SERVER__LISTEN?",
+        ),
+        (("TOKENKEEP_SERVER__LISTEN_FIEL", "x"), "no setting", "TOKENKEEP_SERVER__LISTEN_FILE?"),
+        (("TOKENKEEP_ZZZ__YYY", "x"), "no setting", "TOKENKEEP_SECTION__KEY"),
+        (("TOKENKEEP_PROVIDERS__JRIA__CLIENT_ID", "x"), "no setting", "TOKENKEEP_PROVIDERS__JIRA__CLIENT_ID?"),
+    ] {
+        let report = with_env(JIRA, &[set, ("SECRET", "hush")]).unwrap_err();
+        assert!(report.contains(found) && report.contains(expected), "{report}");
+    }
+    // One word before the double underscore is not ours to judge.
+    assert!(with_env("", &[("TOKENKEEP_LOG", "debug"), ("OTHER__THING", "x")]).is_ok());
+}
+
+#[test]
+fn a_value_and_a_file_for_one_setting_contradict_each_other() {
+    let set = [("TOKENKEEP_SERVER__LISTEN", "127.0.0.1:1"), ("TOKENKEEP_SERVER__LISTEN_FILE", "LISTEN")];
+    let report = with_env("", &set).unwrap_err();
+    assert!(report.contains("TOKENKEEP_SERVER__LISTEN is set too"), "{report}");
+}
+
+#[test]
+fn providers_and_connections_have_variables_too() {
+    let text = format!("{}[providers.\"my-idp\"]\nclient_id = \"c\"\nclient_auth = \"none\"\n", JIRA);
+    let set = [
+        ("SECRET", "hush"),
+        ("TOKENKEEP_PROVIDERS__JIRA__CLIENT_SECRET_FILE", "KEEP"),
+        ("TOKENKEEP_PROVIDERS__JIRA__REFRESH_PER_SECOND", "7"),
+        ("TOKENKEEP_PROVIDERS__MY_IDP__TOKEN_URL", "https://idp.example/token"),
+        ("TOKENKEEP_PROVIDERS__GIT__PRESET", "github-app"),
+        ("TOKENKEEP_PROVIDERS__GIT__CLIENT_ID", "g"),
+        ("TOKENKEEP_PROVIDERS__GIT__CLIENT_SECRET", "spoken"),
+        ("TOKENKEEP_CONNECTIONS__CI__PROVIDER", "git"),
+        ("TOKENKEEP_CONNECTIONS__CI__SCOPES", "repo, read:org"),
+        ("TOKENKEEP_CONNECTIONS__CI__LABELS", "team=core,env=ci"),
+        ("TOKENKEEP_CONNECTIONS__CI__TOKEN_FILE", "/var/ci/token.json"),
+    ];
+    let settings = with_env(&text, &set).unwrap();
+    let found: BTreeMap<_, _> = settings.providers.iter().map(|p| (p.provider.name.as_str(), &p.provider)).collect();
+    let secret = |name: &str| found[name].client.secret.as_ref().map(|secret| secret.expose().to_owned());
+    assert_eq!((secret("jira").as_deref(), found["jira"].refresh_per_second), (Some("kept"), 7));
+    assert_eq!((secret("git").as_deref(), secret("my-idp")), (Some("spoken"), None));
+    assert_eq!(found["my-idp"].token_url.as_str(), "https://idp.example/token");
+    let [ci] = &settings.connections[..] else { panic!("{:?}", settings.connections) };
+    assert_eq!((ci.key.to_string().as_str(), ci.provider.as_str(), ci.labels["env"].as_str()), ("ci", "git", "ci"));
+    assert_eq!((ci.scopes.as_slice(), ci.token_files.len()), (&["repo".to_owned(), "read:org".to_owned()][..], 1));
+    assert_eq!(shown(&settings, "providers.jira.client_secret").0, "(set, from file KEEP)");
+    assert_eq!(shown(&settings, "providers.git.client_secret").0, "(set, from the environment)");
+    assert_eq!(shown(&settings, "providers.git.rotation"), ("strict", "preset github-app".to_owned()));
+    assert!(!format!("{:?}", settings.shown).contains("spoken"));
+}
+
+#[test]
+fn a_variable_of_two_settings_is_refused() {
+    let none = "client_id = \"c\"\nclient_auth = \"none\"\ntoken_url = \"https://x.example/t\"\n";
+    let text = format!("[providers.\"my-idp\"]\n{none}[providers.\"my.idp\"]\n{none}");
+    assert!(with_env(&text, &[]).is_ok());
+    let report = with_env(&text, &[("TOKENKEEP_PROVIDERS__MY_IDP__CLIENT_ID", "x")]).unwrap_err();
+    assert!(report.contains("providers.my-idp.client_id, providers.my.idp.client_id"), "{report}");
+}
+
+#[test]
+fn a_secret_may_be_a_credential_of_systemd() {
+    let text = JIRA.replace("env = \"SECRET\"", "credential = \"jira\"");
+    let settings = with_env(&text, &[("CREDENTIALS_DIRECTORY", "/run/credentials/tk")]).unwrap();
+    assert_eq!(settings.providers[0].provider.client.secret.as_ref().unwrap().expose(), "from systemd");
+    assert_eq!(shown(&settings, "providers.jira.client_secret").0, "(set, from credential jira)");
+    let report = with_env(&text, &[]).unwrap_err();
+    assert!(report.contains("CREDENTIALS_DIRECTORY is not set") && report.contains("LoadCredential=jira:"), "{report}");
+    for wrong in ["../jira", "a/b", "/etc/passwd", "", ".."] {
+        let text = JIRA.replace("env = \"SECRET\"", &format!("credential = \"{wrong}\""));
+        let report = with_env(&text, &[("CREDENTIALS_DIRECTORY", "/run/credentials/tk")]).unwrap_err();
+        assert!(report.contains("no name of a credential"), "{report}");
+    }
+}
+
+#[test]
+fn connections_are_declared() {
+    let settings = good(&format!(
+        r#"{JIRA}
+        [connections.chat]
+        provider = "jira"
+        namespace = "team"
+        scopes = ["read:jira-work", "offline_access"]
+        labels = {{ team = "core" }}
+        token_file = ["a.json", {{ path = "/srv/b.json", without_refresh_token = true }}]
+        [connections.plain]
+        provider = "jira"
+        token_file = "sub/../c.json"
+        "#
+    ));
+    let [chat, plain] = &settings.connections[..] else { panic!("{:?}", settings.connections) };
+    assert_eq!((chat.key.to_string().as_str(), chat.labels["team"].as_str()), ("team/chat", "core"));
+    assert_eq!(chat.scopes, ["read:jira-work", "offline_access"]);
+    let folder = std::env::current_dir().unwrap().join("etc");
+    assert_eq!(chat.token_files[0].path, folder.join("a.json"));
+    assert!(!chat.token_files[0].without_refresh_token && chat.token_files[1].without_refresh_token);
+    assert_eq!(plain.token_files[0].path, folder.join("c.json"), "beside the configuration");
+    assert_eq!(settings.into_config("/s").connections.len(), 2);
+}
+
+#[test]
+fn a_wrong_connection_is_refused_with_its_reason() {
+    let with = |lines: &str| format!("{JIRA}[connections.a]\nprovider = \"jira\"\n{lines}");
+    for (text, found, expected) in [
+        (format!("{JIRA}[connections.a]"), "no provider", "provider ="),
+        (format!("{JIRA}[connections.a]\nprovider = \"jria\""), "no provider `jria`", "did you mean \"jira\"?"),
+        (format!("{JIRA}[connections.a]\nprovider = \"zzz\""), "no provider `zzz`", "[providers.zzz]"),
+        (format!("{JIRA}[connections.\"a b\"]\nprovider = \"jira\""), "`a b` is not a name", "another name"),
+        (with("namespace = \"a/b\""), "`a/b` is not a name", "namespace"),
+        (with("scope = \"x\""), "unknown key `scope`", "did you mean `scopes`?"),
+        (with("scopes = [\"a b\"]"), "`a b` is no scope", "an array of scopes"),
+        (with("scopes = [7]"), "is an integer", "an array of scopes"),
+        (with("labels = { \"a b\" = \"x\" }"), "label `a b`", "64 labels"),
+        (with("labels = [\"x\"]"), "is an array", "64 labels"),
+        (with("labels = { a = 1 }"), "is an integer", "a string"),
+        (with("token_file = 7"), "is an integer", "without_refresh_token"),
+        (with("token_file = \"\""), "empty", "a path"),
+        (with("token_file = { path = \"x\", without = true }"), "unknown key `without`", "without_refresh_token"),
+        (with("token_file = { without_refresh_token = true }"), "no path", "a path"),
+        (with("token_file = { path = \"x\", without_refresh_token = \"yes\" }"), "is a string", "true or false"),
+        (with("token_file = \"tokenkeep.toml\""), "configuration itself", "another file"),
+        (with("token_file = [\"x\", \"./x\"]"), "one of connection `a` already", "its own file"),
+        (
+            with("token_file = \"x\"\n[connections.b]\nprovider = \"jira\"\ntoken_file = \"y/../x\""),
+            "connection `a` already",
+            "its own",
+        ),
+    ] {
+        let report = report(&text);
+        let (cause, next) = report.split_once("next: ").expect("a next step");
+        assert!(cause.contains(found) && next.contains(expected), "{text}\n{report}");
+    }
+    let state = std::env::current_dir().unwrap().join("state");
+    let sources = Sources { state_dir: Some(&state), ..SOURCES };
+    let text = with("token_file = \"../state/x.json\"");
+    let errors = parse(&text, Path::new("etc/tokenkeep.toml"), sources).map(|_| ()).unwrap_err();
+    assert!(CliError::from(errors).report().contains("lies in the state folder"));
+}
+
+#[test]
+fn everything_that_is_wrong_is_told_at_once_in_the_order_of_the_file() {
+    let text = "[refresh]\nmax_retries = \"x\"\nmax_retry = 1\n[server]\npublic_url = \"x\"\n[connections.c]\nprovider = \"b\"\n";
+    assert_eq!(
+        report(text),
+        "error: 4 things are wrong with the configuration\n\n  \
+         etc/tokenkeep.toml:2:15: `refresh.max_retries` is a string\n  \
+         2 | max_retries = \"x\"\n  \
+         \x20 |               ^^^\n  \
+         = expected a whole number between 0 and 10000\n\n  \
+         etc/tokenkeep.toml:3:1: unknown key `max_retry` in [refresh]\n  \
+         3 | max_retry\n  \
+         \x20 | ^^^^^^^^^\n  \
+         = did you mean `max_retries`?\n\n  \
+         etc/tokenkeep.toml:5:14: `server.public_url` is `x`\n  \
+         5 | public_url = \"x\"\n  \
+         \x20 |              ^^^\n  \
+         = expected a URL such as https://sso.example.com/token\n\n  \
+         etc/tokenkeep.toml:7:12: there is no provider `b` in this configuration\n  \
+         7 | provider = \"b\"\n  \
+         \x20 |            ^^^\n  \
+         = add a section [providers.b], or name one that is there\n\
+         next: correct them; `tokenkeep config check` looks again\n"
+    );
+}
+
+#[test]
+fn broken_toml_is_told_in_every_line() {
+    let report = report("[server\nlisten = = 1\n\n[refresh]\nmax_retries = \n");
+    assert!(report.contains("toml:1:") && report.contains("toml:2:") && report.contains("toml:5:"), "{report}");
 }
 
 #[test]
@@ -213,9 +413,9 @@ fn every_wrong_thing_is_refused_with_its_reason() {
         ("a = 1\na = 2".to_owned(), "this is not TOML", "toml.io"),
     ] {
         let report = report(&text);
-        let (cause, next) = report.split_once("next: ").expect("a next step");
-        assert!(cause.contains(found), "{text}\n{report}");
-        assert!(next.contains(expected), "{text}\n{report}");
+        assert!(report.contains("next: "), "{text}\n{report}");
+        assert!(report.contains(found), "{text}\n{report}");
+        assert!(report.contains(expected), "{text}\n{report}");
     }
 }
 
@@ -249,6 +449,6 @@ fn odd_places_do_not_panic() {
     for text in
         ["é = 1\u{301}", "\u{feff}[refresh]\nx=1", "[refresh]\r\nx = 1\r\n", "x", "\"", "é\n\n=", "[providers.é]"]
     {
-        assert!(report(text).starts_with("error: etc/tokenkeep.toml:"), "{text:?}");
+        assert!(report(text).contains("etc/tokenkeep.toml:"), "{text:?}");
     }
 }

@@ -14,6 +14,15 @@ pub struct Client {
     pub secret: Option<Secret>,
 }
 
+impl Client {
+    /// The registration and what is said `of` it, as one text by which a change is known. It holds the secret.
+    #[must_use]
+    pub fn described(&self, of: &str) -> Secret {
+        let secret = self.secret.as_ref().map(Secret::expose);
+        Secret::new(format!("{of} {:?} {secret:?}", self.id))
+    }
+}
+
 /// What asks for the next token set.
 #[derive(Clone, Copy, Debug)]
 pub enum Grant<'a> {

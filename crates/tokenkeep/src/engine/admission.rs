@@ -52,6 +52,10 @@ struct Lane {
     recover_before: Option<Timestamp>,
     retries: f64,
     retries_refilled_at: Timestamp,
+    /// Until when the store knows it to be held.
+    told: Option<Timestamp>,
+    /// The configuration no longer has it: it goes when nothing is in flight any more.
+    retired: bool,
 }
 
 impl Lane {
@@ -70,7 +74,21 @@ impl Lane {
             recover_before: None,
             retries: RETRIES_PER_MINUTE_MIN,
             retries_refilled_at: now,
+            told: None,
+            retired: false,
         }
+    }
+
+    /// Takes the limits of this provider; what is in flight beyond them ends by itself.
+    fn limit(&mut self, provider: &Provider) {
+        self.per_second = f64::from(provider.refresh_per_second.max(1));
+        self.tokens = self.tokens.min(self.per_second);
+        self.in_flight_max = provider.refresh_in_flight_max.max(1) as usize;
+        self.retired = false;
+    }
+
+    fn held_until(&self) -> Option<Timestamp> {
+        self.held.then_some(self.blocked_until)
     }
 
     /// One second's worth of tokens is the most that is saved up.
@@ -126,6 +144,61 @@ impl Admission {
         Self { lanes, in_flight: 0, in_flight_max: in_flight_max.max(1), busy: 0 }
     }
 
+    /// Lanes for these providers from now on. One that stays keeps what it has learned.
+    pub fn reconfigure<'a>(&mut self, providers: impl IntoIterator<Item = &'a Provider>, now: Timestamp) {
+        self.lanes.values_mut().for_each(|lane| lane.retired = true);
+        for provider in providers {
+            self.lanes.entry(lane_key(provider)).or_insert_with(|| Lane::new(provider, now)).limit(provider);
+        }
+        self.lanes.retain(|_, lane| !lane.retired || lane.in_flight > 0);
+    }
+
+    /// The configuration changed what held this lane.
+    pub fn release(&mut self, lane: &LaneKey, now: Timestamp) {
+        let Some(lane) = self.lanes.get_mut(lane) else { return };
+        if lane.held {
+            lane.blocked_until = lane.blocked_until.min(now);
+        }
+        // The store let go of the hold when it noted the change.
+        *lane = Lane { held: false, misconfigured: None, failures: 0, told: None, ..*lane };
+    }
+
+    /// The lane was held when the process before this one ended.
+    pub fn hold_again(&mut self, lane: &LaneKey, until: Timestamp, now: Timestamp) {
+        if let Some(lane) = self.lanes.get_mut(lane).filter(|lane| !lane.held) {
+            lane.held = true;
+            lane.blocked_until = lane.blocked_until.max(until.min(now + HOLD_PROBE_EVERY));
+            lane.told = Some(until);
+        }
+    }
+
+    /// A held lane need not wait for its probe.
+    pub fn probe_at_once(&mut self, lane: &LaneKey, now: Timestamp) {
+        if let Some(lane) = self.lanes.get_mut(lane).filter(|lane| lane.held) {
+            lane.blocked_until = lane.blocked_until.min(now);
+        }
+    }
+
+    /// Whether the store does not know yet until when this lane is held.
+    #[must_use]
+    pub fn is_untold(&self, lane: &LaneKey) -> bool {
+        self.untold(lane).is_some()
+    }
+
+    /// Until when the store believes this lane to be held, and until when it is, where these differ.
+    #[must_use]
+    pub fn untold(&self, lane: &LaneKey) -> Option<(Option<Timestamp>, Option<Timestamp>)> {
+        let lane = self.lanes.get(lane)?;
+        (lane.told != lane.held_until()).then_some((lane.told, lane.held_until()))
+    }
+
+    /// The store knows now.
+    pub fn told(&mut self, lane: &LaneKey, until: Option<Timestamp>) {
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.told = until;
+        }
+    }
+
     /// How much `lane` may start now.
     ///
     /// One place is kept for each lane that has nothing in flight, and of the rest a lane gets no more than it
@@ -134,7 +207,7 @@ impl Admission {
     pub fn room(&mut self, lane: &LaneKey, now: Timestamp) -> Room {
         let free = self.in_flight_max.saturating_sub(self.in_flight);
         let (lanes, idle) = (self.lanes.len(), self.lanes.len() - self.busy);
-        let Some(lane) = self.lanes.get_mut(lane) else {
+        let Some(lane) = self.lanes.get_mut(lane).filter(|lane| !lane.retired) else {
             return Room { limit: 0, open_at: Timestamp::NEVER, recover_before: None };
         };
         let own = usize::from(lane.in_flight == 0).min(free);
@@ -159,9 +232,11 @@ impl Admission {
     /// Gives back what [`Admission::enter`] took, for an attempt that was sent or at least tried.
     pub fn leave(&mut self, lane: &LaneKey) {
         self.in_flight = self.in_flight.saturating_sub(1);
-        if let Some(lane) = self.lanes.get_mut(lane) {
-            self.busy -= usize::from(lane.in_flight == 1);
-            lane.in_flight = lane.in_flight.saturating_sub(1);
+        let Some(found) = self.lanes.get_mut(lane) else { return };
+        self.busy -= usize::from(found.in_flight == 1);
+        found.in_flight = found.in_flight.saturating_sub(1);
+        if found.retired && found.in_flight == 0 {
+            self.lanes.remove(lane);
         }
     }
 
@@ -197,13 +272,6 @@ impl Admission {
     pub fn recovered(&mut self, lane: &LaneKey) {
         if let Some(lane) = self.lanes.get_mut(lane) {
             lane.recover_before = None;
-        }
-    }
-
-    /// Somebody says that the cause of a hold is mended: the probe that finds out is due at once.
-    pub fn resumed(&mut self, lane: &LaneKey, now: Timestamp) {
-        if let Some(lane) = self.lanes.get_mut(lane).filter(|lane| lane.held) {
-            lane.blocked_until = lane.blocked_until.min(now);
         }
     }
 
@@ -342,20 +410,42 @@ mod tests {
     }
 
     #[test]
-    fn who_says_that_a_client_is_mended_gets_the_probe_at_once() {
+    fn a_reload_keeps_what_lanes_have_learned_and_lets_what_is_in_flight_end() {
+        let (a, b) = (provider("a"), provider("b"));
+        let (lane_a, lane_b) = (lane_key(&a), lane_key(&b));
+        let mut admission = Admission::new([&a, &b], 100, T0);
+        let wait = Duration::from_secs(30);
+        admission.failed(&lane_a, ONE, &setback(SetbackKind::Throttled { wait }), T0);
+        admission.enter(&lane_b, 2);
+        let slower = Provider { refresh_per_second: 5, refresh_in_flight_max: 3, ..a.clone() };
+        admission.reconfigure([&slower], T0);
+        assert_eq!(admission.standing(&lane_a, T0), Standing::Blocked(T0 + wait), "it was told to wait");
+        assert_eq!(admission.room(&lane_a, T0 + wait).limit, 3);
+        assert_eq!(admission.room(&lane_b, T0).limit, 0, "it is gone");
+        admission.leave(&lane_b);
+        admission.leave(&lane_b);
+        assert_eq!((admission.in_flight(), admission.busy, admission.lanes.len()), (0, 0, 1));
+        admission.reconfigure([&slower, &b], T0);
+        assert!(admission.room(&lane_b, T0).limit > 0, "it is back");
+    }
+
+    #[test]
+    fn a_changed_configuration_releases_a_held_lane_and_a_restart_holds_it_again() {
         let a = provider("a");
         let lane = lane_key(&a);
         let mut admission = Admission::new([&a], 100, T0);
         admission.failed(&lane, ONE, &setback(SetbackKind::Misconfigured { reach: Reach::Pair }), T0);
-        assert_eq!(admission.room(&lane, T0).limit, 0);
-        admission.resumed(&lane, T0);
+        let probe = T0 + HOLD_PROBE_EVERY;
+        assert_eq!(admission.untold(&lane), Some((None, Some(probe))));
+        admission.told(&lane, Some(probe));
+        assert!(!admission.is_untold(&lane));
+        admission.release(&lane, T0);
+        assert!(!admission.is_untold(&lane), "the store has let go by itself");
+        assert!(admission.room(&lane, T0).limit > 1);
+        admission.hold_again(&lane, Timestamp::NEVER, T0);
+        assert_eq!(admission.standing(&lane, T0), Standing::Held(probe), "no longer than any hold");
+        admission.probe_at_once(&lane, T0);
         assert_eq!((admission.standing(&lane, T0), admission.room(&lane, T0).limit), (Standing::Open, 1));
-        // A provider's own wish to be left alone stays.
-        let wait = Duration::from_secs(30);
-        admission.succeeded(&lane, T0);
-        admission.failed(&lane, ONE, &setback(SetbackKind::Throttled { wait }), T0);
-        admission.resumed(&lane, T0);
-        assert_eq!(admission.standing(&lane, T0), Standing::Blocked(T0 + wait));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod admission;
 mod recovery;
 mod refresh;
+mod setup;
 
 use crate::clock::{Clock, Dice};
 use crate::config::Provider;
@@ -15,7 +16,7 @@ use crate::journal::{Journal, JournalError};
 use crate::store::{CLAIM_BATCH_MAX, ClaimOne, Event, EventKind, NewEvent, Quota, Store, StoreError, Work};
 use crate::tokens::{CACHED_TOKENS_MAX, Hot, Tokens};
 use admission::{Admission, LaneKey, Standing};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -30,6 +31,8 @@ use tokio::task::JoinSet;
 
 pub use admission::{DOWN_AFTER_FAILURES, RETRIES_PER_FIRST_TRY, RETRIES_PER_MINUTE_MIN, RETRIES_SAVED_MAX};
 pub use refresh::COMMIT_RETRY_EVERY;
+pub use setup::Changes;
+pub(crate) use setup::Setup;
 
 /// The shortest pause between two looks at a store that had nothing due.
 pub const TICK_MIN: Duration = Duration::from_millis(100);
@@ -77,8 +80,7 @@ pub struct Engine {
     pub(crate) parts: Parts,
     pub(crate) tokens: Tokens,
     pub(crate) events: Events,
-    policy: Policy,
-    providers: BTreeMap<String, Provider>,
+    setup: Mutex<Arc<Setup>>,
     boot: u64,
     process: u64,
     workers: u32,
@@ -93,6 +95,10 @@ pub struct Engine {
     looked_at: AtomicI64,
     journal_broken: AtomicBool,
     trouble: Mutex<Option<String>>,
+    /// Held by a reload.
+    reloading: tokio::sync::Mutex<()>,
+    /// Held while the store is told what lanes are held.
+    telling: tokio::sync::Mutex<()>,
 }
 
 /// One attempt in flight.
@@ -143,8 +149,7 @@ impl Engine {
             parts,
             tokens: Tokens::new(CACHED_TOKENS_MAX),
             events: Events::default(),
-            policy: options.policy,
-            providers: options.providers.into_iter().map(|p| (p.name.clone(), p)).collect(),
+            setup: Mutex::new(Arc::new(Setup::new(options.policy, options.providers))),
             boot: options.boot,
             process: options.process,
             workers: options.workers.max(1),
@@ -158,6 +163,8 @@ impl Engine {
             looked_at: AtomicI64::new(now.as_millis()),
             journal_broken: AtomicBool::new(false),
             trouble: Mutex::new(None),
+            reloading: tokio::sync::Mutex::default(),
+            telling: tokio::sync::Mutex::default(),
         })
     }
 
@@ -172,19 +179,17 @@ impl Engine {
         at.shifted(self.parts.clock.wall().as_millis() - self.now().as_millis())
     }
 
-    pub(crate) fn provider(&self, name: &str) -> Option<&Provider> {
-        self.providers.get(name)
+    pub(crate) fn provider(&self, name: &str) -> Option<Arc<Provider>> {
+        self.setup().providers.get(name).cloned()
     }
 
-    pub(crate) fn policy(&self) -> &Policy {
-        &self.policy
-    }
-
-    /// Settles what a process before this one left open. To be called once, before [`Engine::run`].
+    /// Takes up what the store knows of providers, and settles what a process before this one left open. To be called
+    /// once, before [`Engine::run`].
     ///
     /// # Errors
-    /// The store cannot be read.
+    /// The store cannot be used.
     pub async fn recover(&self) -> Result<usize, StoreError> {
+        self.adopt(&self.setup()).await?;
         recovery::at_start(self).await
     }
 
@@ -333,7 +338,10 @@ impl Engine {
                 *lock(&self.trouble) = None;
                 for work in claimed.work {
                     entered.use_one(&work.connection.provider);
-                    self.launch(holder, work, attempts);
+                    // Only providers of this setup were asked for.
+                    if let Some(provider) = entered.setup.providers.get(&work.connection.provider) {
+                        self.launch(holder, work, Arc::clone(provider), attempts);
+                    }
                 }
                 entered.end_recoveries();
                 claimed.next_due.into_iter().for_each(|(provider, due_at)| self.due_earlier(&provider, due_at));
@@ -357,10 +365,11 @@ impl Engine {
 
     /// How long nothing is due that may start.
     fn pause(&self, now: Timestamp) -> Duration {
+        let setup = self.setup();
         let next_due = lock(&self.next_due);
         let mut admission = lock(&self.admission);
         let next_look =
-            self.providers.iter().filter(|(_, provider)| self.may_claim(provider)).map(|(name, provider)| {
+            setup.providers.iter().filter(|(_, provider)| self.may_claim(provider)).map(|(name, provider)| {
                 let open_at = admission.room(&admission::lane_key(provider), now).open_at;
                 next_due.get(name).map_or(now, |&due_at| due_at.max(open_at))
             });
@@ -378,10 +387,11 @@ impl Engine {
     fn enter_lanes(&self, now: Timestamp) -> Entered<'_> {
         let mut next_due = lock(&self.next_due);
         let mut admission = lock(&self.admission);
-        let mut entered = Entered { engine: self, quotas: Vec::new(), used: BTreeMap::new() };
+        let mut entered = Entered { engine: self, setup: self.setup(), quotas: Vec::new(), used: BTreeMap::new() };
+        let setup = Arc::clone(&entered.setup);
         // While plenty is in flight, small claims cost more than they bring.
         let busy = admission.in_flight() * 2 > self.in_flight_max;
-        for (name, provider) in self.providers.iter().filter(|(_, provider)| self.may_claim(provider)) {
+        for (name, provider) in setup.providers.iter().filter(|(_, provider)| self.may_claim(provider)) {
             let room = admission.room(&admission::lane_key(provider), now);
             let due = next_due.get(name).is_none_or(|&due_at| due_at <= now);
             let limit = room.limit.min(CLAIM_BATCH_MAX);
@@ -399,16 +409,20 @@ impl Engine {
     }
 
     /// Starts the task of one attempt, whose place in its lane has been taken.
-    fn launch(self: &Arc<Self>, holder: Holder, work: Work, attempts: &mut JoinSet<()>) -> Arc<Flight> {
+    fn launch(
+        self: &Arc<Self>,
+        holder: Holder,
+        work: Work,
+        provider: Arc<Provider>,
+        attempts: &mut JoinSet<()>,
+    ) -> Arc<Flight> {
         let flight = Arc::new(Flight { gate: Arc::default(), holder, ended: watch::Sender::new(false) });
         let id = work.connection.id;
         lock(&self.flights).insert(id, Arc::clone(&flight));
-        let lane = self.provider(&work.connection.provider).map(admission::lane_key);
+        let lane = admission::lane_key(&provider);
         let landing = Landing { engine: Arc::clone(self), id, lane, flight: Arc::clone(&flight) };
         attempts.spawn(async move {
-            if let Some(provider) = landing.engine.provider(&work.connection.provider) {
-                refresh::refresh(&landing.engine, provider, work, &landing.flight).await;
-            }
+            refresh::refresh(&landing.engine, &provider, work, &landing.flight).await;
         });
         flight
     }
@@ -468,25 +482,24 @@ impl Engine {
         if let Some(flight) = self.flight(seen.id) {
             return Ok(Some(Started::InFlight(flight)));
         }
-        if let Some(refused) = self.refuse(&seen, force) {
-            return Ok(Some(refused));
-        }
+        let provider = match self.admit(&seen, force) {
+            Ok(provider) => provider,
+            Err(refused) => return Ok(Some(*refused)),
+        };
         Ok(match self.parts.store.claim_one(self.now(), holder, &seen).await? {
             ClaimOne::Claimed(work) => {
-                if let Some(provider) = self.provider(&work.connection.provider) {
-                    lock(&self.admission).enter(&admission::lane_key(provider), 1);
-                }
-                Some(Started::InFlight(self.launch(holder, *work, attempts)))
+                lock(&self.admission).enter(&admission::lane_key(&provider), 1);
+                Some(Started::InFlight(self.launch(holder, *work, provider, attempts)))
             }
             ClaimOne::Absent => Some(Started::Absent),
             ClaimOne::NotClaimable => None,
         })
     }
 
-    /// Why a refresh that somebody asks for is not sent, if it is not.
-    fn refuse(&self, seen: &Connection, force: bool) -> Option<Started> {
+    /// Where a refresh that somebody asks for is sent, or why it is not.
+    fn admit(&self, seen: &Connection, force: bool) -> Result<Arc<Provider>, Box<Started>> {
         let refused = |status, code, retry_at| {
-            Some(Started::Refused { connection: Box::new(seen.clone()), status, code, retry_at })
+            Err(Box::new(Started::Refused { connection: Box::new(seen.clone()), status, code, retry_at }))
         };
         if let State::NeedsReauth { cause, .. } = seen.state {
             return refused(Status::NeedsReauth, Some(cause), None);
@@ -494,13 +507,14 @@ impl Engine {
         if seen.paused {
             return refused(Status::Paused, None, None);
         }
-        if let Some(hold) = &seen.hold {
+        // What holds the whole provider, its lane knows best.
+        if let Some(hold) = seen.hold.as_ref().filter(|hold| hold.cause != FailureCode::ProviderHeld) {
             return refused(Status::Held, Some(hold.cause), hold.probe_at);
         }
         let Some(provider) = self.provider(&seen.provider) else {
             return refused(Status::Held, Some(FailureCode::UnknownProvider), None);
         };
-        match lock(&self.admission).standing(&admission::lane_key(provider), self.now()) {
+        match lock(&self.admission).standing(&admission::lane_key(&provider), self.now()) {
             Standing::Blocked(until) => return refused(Status::Retrying, Some(FailureCode::RateLimited), Some(until)),
             Standing::Held(until) => return refused(Status::Held, Some(FailureCode::ProviderHeld), Some(until)),
             Standing::Open => {}
@@ -510,16 +524,14 @@ impl Engine {
                 let code = seen.last_error.as_ref().map(|error| error.failure.code);
                 refused(Status::InDoubt, code, seen.due_at())
             }
-            _ => None,
+            _ => Ok(provider),
         }
     }
 
     /// A connection left the reach of its lane's other attempts: nothing is in flight for it any more.
     fn landed(&self, landing: &Landing) {
         lock(&self.flights).remove(&landing.id);
-        if let Some(lane) = &landing.lane {
-            lock(&self.admission).leave(lane);
-        }
+        lock(&self.admission).leave(&landing.lane);
         landing.flight.ended.send_replace(true);
     }
 
@@ -541,7 +553,7 @@ impl Engine {
         decide: impl FnOnce(Context<'_>) -> Step,
     ) -> Step {
         decide(Context {
-            policy: &self.policy,
+            policy: &self.setup().policy,
             rules: &provider.rules,
             now: self.now(),
             draw: self.parts.dice.draw(),
@@ -555,14 +567,6 @@ impl Engine {
 
     fn admission_failed(&self, provider: &Provider, connection: ConnectionId, setback: &Setback) -> Timestamp {
         lock(&self.admission).failed(&admission::lane_key(provider), connection, setback, self.now())
-    }
-
-    /// Somebody says that what held this provider's client is mended: one probe may go at once.
-    pub(crate) fn probe_at_once(&self, provider: &str) {
-        if let Some(provider) = self.provider(provider) {
-            lock(&self.admission).resumed(&admission::lane_key(provider), self.now());
-            self.wake();
-        }
     }
 
     fn progress(&self, connection: &Connection, milestone: Milestone) {
@@ -596,14 +600,15 @@ impl Engine {
 
     /// The names of all providers.
     #[must_use]
-    pub fn provider_names(&self) -> BTreeSet<&str> {
-        self.providers.keys().map(String::as_str).collect()
+    pub fn provider_names(&self) -> Vec<String> {
+        self.setup().providers.keys().cloned().collect()
     }
 }
 
 /// Places taken in lanes for attempts that are about to be claimed; what is not used goes back.
 struct Entered<'a> {
     engine: &'a Engine,
+    setup: Arc<Setup>,
     quotas: Vec<Quota>,
     used: BTreeMap<String, usize>,
 }
@@ -621,7 +626,7 @@ impl Entered<'_> {
     fn end_recoveries(&self) {
         let over = |quota: &&Quota| quota.recover_before.is_some() && self.unused(quota) > 0;
         for quota in self.quotas.iter().filter(over) {
-            if let Some(provider) = self.engine.provider(&quota.provider) {
+            if let Some(provider) = self.setup.providers.get(&quota.provider) {
                 lock(&self.engine.admission).recovered(&admission::lane_key(provider));
             }
         }
@@ -631,7 +636,7 @@ impl Entered<'_> {
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         for quota in &self.quotas {
-            if let Some(provider) = self.engine.provider(&quota.provider) {
+            if let Some(provider) = self.setup.providers.get(&quota.provider) {
                 lock(&self.engine.admission).give_back(&admission::lane_key(provider), self.unused(quota));
             }
         }
@@ -642,7 +647,7 @@ impl Drop for Entered<'_> {
 struct Landing {
     engine: Arc<Engine>,
     id: ConnectionId,
-    lane: Option<LaneKey>,
+    lane: LaneKey,
     flight: Arc<Flight>,
 }
 

@@ -61,24 +61,24 @@ async fn settle_claim(engine: &Engine, work: Work, claim: &Claim, entry: Option<
         tracing::warn!(connection = %work.connection.key, provider = work.connection.provider, "open claim of an unknown provider left as it is");
         return false;
     };
-    let rotates = refresh::rules_for(provider, &work.connection).rotation.rotates();
+    let rotates = refresh::rules_for(&provider, &work.connection).rotation.rotates();
     let lost = || Observation::Unknown(Failure::new(FailureCode::AnswerLost, ""));
     match entry {
         Some(Entry { answer: Some(answer), sent_at, sequence, .. }) => {
             let answer = Observation::Answer(answer.clone());
-            refresh::conclude(engine, provider, work, *sent_at, answer, *sequence).await;
+            refresh::conclude(engine, &provider, work, *sent_at, answer, *sequence).await;
         }
         // No answer became durable, so the store must not claim to have one of this number.
         Some(Entry { answer: None, sent_at, .. }) => {
-            refresh::conclude(engine, provider, work, *sent_at, lost(), 0).await;
+            refresh::conclude(engine, &provider, work, *sent_at, lost(), 0).await;
         }
         // After another boot a SENDING may be missing that was never synced.
         None if rotates && claim.holder.boot != engine.boot => {
-            refresh::conclude(engine, provider, work, claim.claimed_at, lost(), 0).await;
+            refresh::conclude(engine, &provider, work, claim.claimed_at, lost(), 0).await;
         }
         None => {
             let step =
-                engine.decide(provider, Timestamp::EPOCH, |context| lifecycle::interrupted(&work.connection, context));
+                engine.decide(&provider, Timestamp::EPOCH, |context| lifecycle::interrupted(&work.connection, context));
             refresh::settle(engine, &work, step, None, 0).await;
         }
     }

@@ -104,6 +104,11 @@ pub(super) async fn conclude(
             let tokens = renewed(*answer, work.tokens.as_ref());
             settle(engine, &work, step, Some(tokens), sequence).await;
         }
+        Outcome::Failed(setback) if engine.has_replaced(provider, &setback) => {
+            tracing::info!(connection = %connection.key, code = %setback.failure.code, "the configuration has changed since: tried again");
+            let step = engine.decide(provider, Timestamp::EPOCH, |context| lifecycle::interrupted(connection, context));
+            settle(engine, &work, step, None, sequence).await;
+        }
         Outcome::Failed(setback) => {
             tracing::warn!(connection = %connection.key, code = %setback.failure.code, why = setback.failure.message(), "refresh failed");
             let not_before = engine.admission_failed(provider, connection.id, &setback);
@@ -112,6 +117,7 @@ pub(super) async fn conclude(
             settle(engine, &work, step, None, sequence).await;
         }
     }
+    engine.tell_standing(provider).await;
 }
 
 /// Puts a connection back whose attempt ended before anything was sent, for a reason of ours.

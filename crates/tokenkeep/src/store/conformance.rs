@@ -10,6 +10,7 @@ mod claims;
 mod commits;
 mod grants;
 mod model;
+mod providers;
 mod reading;
 
 pub use model::sequences;
@@ -35,6 +36,7 @@ pub async fn all(make: impl Fn() -> Arc<dyn Store>) {
     claims::all(&make).await;
     commits::all(&make).await;
     reading::all(&make).await;
+    providers::all(&make).await;
 }
 
 /// The time at which the cases begin: far from the epoch, so that a store that keeps differences shows it.

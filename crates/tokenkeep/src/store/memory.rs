@@ -6,12 +6,12 @@
 use super::rules::{self, Brought};
 use super::{
     CLAIM_BATCH_MAX, ClaimOne, Claimed, Commit, Committed, EVENTS_MAX, Event, EventQuery, FINGERPRINTS_MAX, Flag,
-    Granted, ListQuery, NewEvent, NewGrant, PAGE_MAX, Quota, Store, StoreError, Summary, Work,
+    Granted, ListQuery, NewEvent, NewGrant, Noted, PAGE_MAX, Quota, Store, StoreError, Summary, Work,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokenkeep_core::model::{Connection, ConnectionId, Holder, State, Waiting};
+use tokenkeep_core::model::{Connection, ConnectionId, Hold, Holder, State, Waiting};
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::{ConnectionKey, Secret, Timestamp};
 
@@ -34,6 +34,20 @@ struct Contents {
     highest_id: i64,
     highest_event: u64,
     journal_sequence: u64,
+    providers: BTreeMap<String, Note>,
+}
+
+/// What is known of a provider.
+#[derive(Debug, Default)]
+struct Note {
+    hold: Option<Hold>,
+    configuration: Option<Secret>,
+}
+
+impl Note {
+    fn duplicate(&self) -> Self {
+        Self { hold: self.hold.clone(), configuration: self.configuration.as_ref().map(Secret::duplicate) }
+    }
 }
 
 #[derive(Debug)]
@@ -93,15 +107,19 @@ impl MemoryStore {
             rows: from.rows.iter().map(|(id, row)| (*id, copy(row))).collect(),
             ids: from.ids.clone(),
             events: from.events.clone(),
+            providers: from.providers.iter().map(|(name, note)| (name.clone(), note.duplicate())).collect(),
             ..*from
         }))
     }
 
     /// Moves every time of every connection by so many milliseconds; the history stays as it is.
     pub fn shift_times(&self, by_ms: i64) {
-        for row in self.contents().rows.values_mut() {
+        let mut contents = self.contents();
+        for row in contents.rows.values_mut() {
             row.connection = shifted(&row.connection, by_ms);
         }
+        let holds = contents.providers.values_mut().filter_map(|note| note.hold.as_mut()?.probe_at.as_mut());
+        holds.for_each(|at| *at = at.shifted(by_ms));
     }
 
     /// Makes due what waits for its planned refresh or a retry and whose token set claims to have been
@@ -125,6 +143,12 @@ impl MemoryStore {
 impl Contents {
     fn row(&self, key: &ConnectionKey) -> Option<&Row> {
         self.rows.get(self.ids.get(key)?)
+    }
+
+    /// The connection as people see it.
+    fn shown(&self, connection: &Connection) -> Connection {
+        let note = self.providers.get(&connection.provider);
+        rules::shown(connection.clone(), note.and_then(|note| note.hold.as_ref()))
     }
 
     fn row_mut(&mut self, key: &ConnectionKey) -> Option<&mut Row> {
@@ -165,6 +189,10 @@ impl Contents {
     fn next_due(&self, provider: &str) -> Timestamp {
         let of_provider = self.rows.values().map(|row| &row.connection).filter(|c| c.provider == provider);
         of_provider.filter_map(Connection::due_at).min().unwrap_or(Timestamp::NEVER)
+    }
+
+    fn shown_grant(&self, granted: Granted) -> Granted {
+        granted.map(|connection| self.shown(&connection))
     }
 
     fn grant(&mut self, now: Timestamp, grant: NewGrant) -> Granted {
@@ -248,30 +276,33 @@ impl Store for MemoryStore {
     }
 
     async fn get(&self, key: &ConnectionKey) -> Result<Option<Connection>, StoreError> {
-        Ok(self.contents().row(key).map(|row| row.connection.clone()))
+        let contents = self.contents();
+        Ok(contents.row(key).map(|row| contents.shown(&row.connection)))
     }
 
     async fn tokens(&self, key: &ConnectionKey) -> Result<Option<Work>, StoreError> {
-        Ok(self.contents().row(key).map(Row::work))
+        let contents = self.contents();
+        Ok(contents.row(key).map(|row| Work { connection: contents.shown(&row.connection), ..row.work() }))
     }
 
     async fn list(&self, now: Timestamp, query: &ListQuery) -> Result<Vec<Connection>, StoreError> {
         let contents = self.contents();
-        let in_order = contents.ids.values().filter_map(|id| contents.rows.get(id)).map(|row| &row.connection);
-        let wanted = |c: &&Connection| {
+        let rows = contents.ids.values().filter_map(|id| contents.rows.get(id));
+        let in_order = rows.map(|row| contents.shown(&row.connection));
+        let wanted = |c: &Connection| {
             query.namespace.as_ref().is_none_or(|namespace| c.key.namespace() == namespace)
                 && (query.statuses.is_empty() || query.statuses.contains(&c.status(now)))
                 && query.provider.as_ref().is_none_or(|provider| c.provider == *provider)
                 && query.name_contains.as_ref().is_none_or(|text| c.key.name().contains(text.as_str()))
                 && query.after.as_ref().is_none_or(|after| c.key > *after)
         };
-        Ok(in_order.filter(wanted).take(query.limit.min(PAGE_MAX)).cloned().collect())
+        Ok(in_order.filter(wanted).take(query.limit.min(PAGE_MAX)).collect())
     }
 
     async fn summary(&self, now: Timestamp, namespace: Option<&str>) -> Result<Summary, StoreError> {
         let contents = self.contents();
         let mut summary = Summary::default();
-        for connection in contents.rows.values().map(|row| &row.connection) {
+        for connection in contents.rows.values().map(|row| contents.shown(&row.connection)) {
             if namespace.is_some_and(|namespace| connection.key.namespace() != namespace) {
                 continue;
             }
@@ -284,7 +315,11 @@ impl Store for MemoryStore {
 
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError> {
         let mut contents = self.contents();
-        Ok(grants.into_iter().map(|grant| contents.grant(now, grant)).collect())
+        let grant = |grant| {
+            let granted = contents.grant(now, grant);
+            contents.shown_grant(granted)
+        };
+        Ok(grants.into_iter().map(grant).collect())
     }
 
     async fn flag(
@@ -298,7 +333,7 @@ impl Store for MemoryStore {
         let (next, event) = rules::flagged(now, &row.connection, &flag);
         row.connection = next.clone();
         let event = event.map(|event| contents.write(event));
-        Ok(Some((next, event)))
+        Ok(Some((contents.shown(&next), event)))
     }
 
     async fn remove(&self, now: Timestamp, key: &ConnectionKey) -> Result<Option<Event>, StoreError> {
@@ -332,6 +367,35 @@ impl Store for MemoryStore {
         });
         let found = wanted.take(query.limit.min(PAGE_MAX));
         Ok(found.map(|(id, event)| Event { id: *id, event: event.clone() }).collect())
+    }
+
+    async fn providers(&self) -> Result<BTreeMap<String, Option<Hold>>, StoreError> {
+        let contents = self.contents();
+        let named = contents.rows.values().map(|row| (row.connection.provider.clone(), None));
+        let noted = contents.providers.iter().map(|(name, note)| (name.clone(), note.hold.clone()));
+        Ok(named.chain(noted).collect())
+    }
+
+    async fn hold_provider(&self, provider: &str, hold: Option<Hold>) -> Result<(), StoreError> {
+        self.contents().providers.entry(provider.to_owned()).or_default().hold = hold;
+        Ok(())
+    }
+
+    async fn note_provider(&self, now: Timestamp, provider: &str, configuration: &Secret) -> Result<Noted, StoreError> {
+        let mut contents = self.contents();
+        let note = contents.providers.entry(provider.to_owned()).or_default();
+        if note.configuration.as_ref() == Some(configuration) {
+            return Ok(Noted::Same);
+        }
+        *note = Note { hold: None, configuration: Some(configuration.duplicate()) };
+        let mut released = Vec::new();
+        for row in contents.rows.values_mut().filter(|row| row.connection.provider == provider) {
+            if let Some((next, event)) = rules::released(now, &row.connection) {
+                row.connection = next;
+                released.push(event);
+            }
+        }
+        Ok(Noted::Changed(released.into_iter().map(|event| contents.write(event)).collect()))
     }
 
     async fn journal_sequence(&self) -> Result<u64, StoreError> {

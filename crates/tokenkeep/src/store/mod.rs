@@ -16,11 +16,11 @@ pub mod sqlite;
 
 use async_trait::async_trait;
 use std::collections::BTreeMap;
-use tokenkeep_core::Timestamp;
 use tokenkeep_core::model::{
     AttemptNumber, Connection, ConnectionId, ConnectionKey, Hold, Holder, Renewal, Status, TokenTimes, Waiting,
 };
 use tokenkeep_core::oauth::TokenSet;
+use tokenkeep_core::{Secret, Timestamp};
 
 pub use tokenkeep_core::event::{EventKind, NewEvent};
 pub use tokenkeep_core::lifecycle::HoldChange;
@@ -170,6 +170,19 @@ pub enum Granted {
     OtherProvider(Box<Connection>),
 }
 
+impl Granted {
+    /// The same answer about another view of its connection.
+    pub(crate) fn map(self, view: impl FnOnce(Connection) -> Connection) -> Self {
+        match self {
+            Self::Created(connection, event) => Self::Created(Box::new(view(*connection)), event),
+            Self::Renewed(connection, event) => Self::Renewed(Box::new(view(*connection)), event),
+            Self::AlreadyHeld(connection) => Self::AlreadyHeld(Box::new(view(*connection))),
+            Self::AlreadyUsed(connection) => Self::AlreadyUsed(Box::new(view(*connection))),
+            Self::OtherProvider(connection) => Self::OtherProvider(Box::new(view(*connection))),
+        }
+    }
+}
+
 /// A change that a person or the engine makes to a connection outside an attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Flag {
@@ -180,6 +193,17 @@ pub enum Flag {
     Resume,
     /// Holds it. Where it is held for the same cause already, only the probe moves, without an event.
     Hold(Hold),
+    /// Gives it exactly these labels, without an event.
+    Labels(BTreeMap<String, String>),
+}
+
+/// What became of a provider's configuration that was noted.
+#[derive(Debug)]
+pub enum Noted {
+    /// It is the one that was noted before.
+    Same,
+    /// It is another one, or the first: what the old one had held is released, with these events.
+    Changed(Vec<Event>),
 }
 
 /// What to list.
@@ -235,6 +259,11 @@ pub struct EventQuery {
 /// What every store promises. `now` is always the caller's steady time.
 ///
 /// What a call answers with success is durable. Nothing here retries.
+///
+/// While a provider is held ([`Store::hold_provider`]), `get`, `tokens`, `list`, `summary`, `grant` and `flag` show each
+/// of its connections as held too, and as due no earlier than the provider's probe; one that has a hold of its own keeps
+/// its cause, unless only the configuration can release the provider. No row of a connection says so: claims and commits
+/// see connections as they are.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Claims what is due: ready, neither paused nor held (unless the hold's probe is due), due at or
@@ -293,6 +322,17 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads events, oldest first.
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError>;
+
+    /// Every provider that a connection names or named, or that was configured, with what holds it.
+    async fn providers(&self) -> Result<BTreeMap<String, Option<Hold>>, StoreError>;
+
+    /// Holds every connection of this provider, or with `None` holds them no longer, by one row.
+    async fn hold_provider(&self, provider: &str, hold: Option<Hold>) -> Result<(), StoreError>;
+
+    /// Notes how `provider` is configured, without keeping `configuration` readable. Where that is not what was noted
+    /// before, one transaction also releases what the old configuration may have caused: the provider's hold, and of its
+    /// connections each hold that a probe may clear; these write `connection.resumed`. Due times stay.
+    async fn note_provider(&self, now: Timestamp, provider: &str, configuration: &Secret) -> Result<Noted, StoreError>;
 
     /// The highest journal sequence number that a commit has brought.
     async fn journal_sequence(&self) -> Result<u64, StoreError>;

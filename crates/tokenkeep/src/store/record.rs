@@ -124,6 +124,39 @@ pub struct RecordRow {
     pub used: Vec<Fingerprint>,
 }
 
+/// The row of what is known of a provider.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ProviderRow {
+    pub provider: String,
+    pub hold_cause: Option<String>,
+    pub probe_at: Option<i64>,
+    /// The fingerprint of its configuration.
+    pub configuration: Option<Fingerprint>,
+}
+
+impl ProviderRow {
+    /// What holds every connection of the provider. A cause that a newer version wrote holds nothing here.
+    pub fn hold(&self, base: TimeBase) -> Option<Hold> {
+        let cause = FailureCode::parse(self.hold_cause.as_deref()?)?;
+        Some(Hold { cause, probe_at: self.probe_at.map(|at| base.load(at)) })
+    }
+}
+
+/// The row of what is known of a provider.
+pub fn provider_row(
+    base: TimeBase,
+    provider: &str,
+    hold: Option<&Hold>,
+    configuration: Option<Fingerprint>,
+) -> ProviderRow {
+    ProviderRow {
+        provider: provider.to_owned(),
+        hold_cause: hold.map(|hold| hold.cause.as_str().to_owned()),
+        probe_at: hold.and_then(|hold| hold.probe_at).map(|at| base.store(at)),
+        configuration,
+    }
+}
+
 /// The sealed values of a token set.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SealedTokens {
@@ -544,6 +577,16 @@ pub fn name_check(id: i64, row: &NameRow) -> i64 {
     for text in [&row.namespace, &row.name, &row.provider, &row.labels] {
         sum.text(Some(text));
     }
+    sum.end()
+}
+
+/// The checksum over what is known of a provider.
+pub fn provider_check(row: &ProviderRow) -> i64 {
+    let mut sum = Checksum::default();
+    sum.text(Some(&row.provider));
+    sum.text(row.hold_cause.as_deref());
+    sum.number(row.probe_at);
+    sum.bytes(row.configuration.as_ref().map(|print| &print[..]));
     sum.end()
 }
 

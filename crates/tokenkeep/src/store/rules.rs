@@ -159,6 +159,29 @@ fn hold_after(stored: Option<&Hold>, change: &HoldChange) -> Option<Hold> {
     }
 }
 
+/// `stored` as people see it while `held` holds its provider: held too, and due no earlier than the provider's probe.
+pub fn shown(stored: Connection, held: Option<&Hold>) -> Connection {
+    let Some(held) = held else { return stored };
+    let hold = match (&stored.hold, held.probe_at) {
+        (Some(own), Some(at)) => Hold { probe_at: own.probe_at.map(|own| own.max(at)), ..own.clone() },
+        (Some(own), None) if own.probe_at.is_none() => own.clone(),
+        (_, None) => held.clone(),
+        (None, Some(at)) => Hold { probe_at: Some(own_due(&stored).max(at)), ..held.clone() },
+    };
+    Connection { hold: Some(hold), ..stored }
+}
+
+fn own_due(stored: &Connection) -> Timestamp {
+    if let State::Ready { due_at, .. } = stored.state { due_at } else { Timestamp::EPOCH }
+}
+
+/// The connection after its provider's configuration changed, and the event; `None` where that releases nothing.
+pub fn released(now: Timestamp, stored: &Connection) -> Option<(Connection, NewEvent)> {
+    stored.hold.as_ref()?.probe_at?;
+    let why = "Its provider's configuration has changed: refreshes go on.";
+    Some((Connection { hold: None, ..stored.clone() }, event(EventKind::Resumed, now, &stored.key, why)))
+}
+
 /// The connection after `flag`, and the event if that changed anything that people care about.
 pub fn flagged(now: Timestamp, stored: &Connection, flag: &Flag) -> (Connection, Option<NewEvent>) {
     let mut next = stored.clone();
@@ -178,6 +201,10 @@ pub fn flagged(now: Timestamp, stored: &Connection, flag: &Flag) -> (Connection,
                 code: Some(hold.cause),
                 ..event(EventKind::Held, now, &stored.key, hold.cause.sentence())
             })
+        }
+        Flag::Labels(labels) => {
+            next.labels.clone_from(labels);
+            None
         }
     };
     (next, event)

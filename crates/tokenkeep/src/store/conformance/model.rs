@@ -3,7 +3,7 @@
 //! The model is written anew from the contract in `store/mod.rs`; it shares nothing with any store.
 
 use super::*;
-use crate::store::{EventQuery, ListQuery, PAGE_MAX};
+use crate::store::{EventQuery, ListQuery, Noted, PAGE_MAX};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
@@ -41,6 +41,9 @@ enum Call {
     Succeed { work: Index, token: u8, due_in: i64 },
     Fail { work: Index, then: Then },
     Flag { name: usize, flag: ModelFlag },
+    HoldProvider { probe_in: Option<i64> },
+    ReleaseProvider,
+    Configure { version: u8 },
     Remove { name: usize },
     Wait { millis: i64 },
 }
@@ -81,6 +84,9 @@ fn call() -> impl Strategy<Value = Call> {
             .prop_map(|(work, token, due_in)| Call::Succeed { work, token, due_in }),
         3 => (any::<Index>(), then).prop_map(|(work, then)| Call::Fail { work, then }),
         2 => (name(), flag).prop_map(|(name, flag)| Call::Flag { name, flag }),
+        1 => proptest::option::of(span()).prop_map(|probe_in| Call::HoldProvider { probe_in }),
+        1 => Just(Call::ReleaseProvider),
+        1 => (0..3_u8).prop_map(|version| Call::Configure { version }),
         1 => name().prop_map(|name| Call::Remove { name }),
         2 => span().prop_map(|millis| Call::Wait { millis }),
     ]
@@ -147,6 +153,18 @@ impl Entry {
         }
     }
 
+    /// As it is shown while its provider is held.
+    fn shown(&self, provider: Option<Option<i64>>) -> Self {
+        let due = if let ModelState::Ready { due, .. } = self.state { due } else { i64::MIN };
+        let hold = match (self.hold, provider) {
+            (own, None) | (own @ Some(None), _) => own,
+            (_, Some(None)) => Some(None),
+            (Some(Some(own)), Some(Some(probe))) => Some(Some(own.max(probe))),
+            (None, Some(Some(probe))) => Some(Some(due.max(probe))),
+        };
+        Self { hold, ..self.clone() }
+    }
+
     fn claim(&mut self) {
         if let ModelState::Ready { kind, .. } = self.state {
             self.attempt += 1;
@@ -162,6 +180,9 @@ struct Model {
     /// Every claim ever taken, as its attempt saw the connection.
     works: Vec<Connection>,
     events: u64,
+    /// What holds the provider, and how it is configured.
+    held: Option<Option<i64>>,
+    configuration: Option<u8>,
 }
 
 async fn run(store: &dyn Store, calls: Vec<Call>) {
@@ -181,6 +202,9 @@ impl Model {
             Call::Succeed { work, token, due_in } => self.succeed(store, work, token, due_in).await,
             Call::Fail { work, then } => self.fail(store, work, then).await,
             Call::Flag { name, flag } => self.flag(store, NAMES[name], flag).await,
+            Call::HoldProvider { probe_in } => self.hold_provider(store, Some(probe_in)).await,
+            Call::ReleaseProvider => self.hold_provider(store, None).await,
+            Call::Configure { version } => self.configure(store, version).await,
             Call::Remove { name } => self.remove(store, NAMES[name]).await,
             Call::Wait { millis } => self.now += millis,
         }
@@ -354,6 +378,30 @@ impl Model {
         self.events += u64::from(news);
     }
 
+    async fn hold_provider(&mut self, store: &dyn Store, probe_in: Option<Option<i64>>) {
+        self.held = probe_in.map(|probe_in| probe_in.map(|span| self.now + span));
+        let hold = self.held.map(|probe_at| hold(probe_at.map(at)));
+        store.hold_provider(PROVIDER, hold.clone()).await.unwrap();
+        assert_eq!(store.providers().await.unwrap()[PROVIDER], hold);
+    }
+
+    async fn configure(&mut self, store: &dyn Store, version: u8) {
+        let configuration = Secret::new(version.to_string());
+        let noted = store.note_provider(at(self.now), PROVIDER, &configuration).await.unwrap();
+        if self.configuration.replace(version) == Some(version) {
+            assert!(matches!(noted, Noted::Same), "{noted:?}");
+            return;
+        }
+        let mut released = 0;
+        for entry in self.entries.values_mut().filter(|entry| matches!(entry.hold, Some(Some(_)))) {
+            entry.hold = None;
+            released += 1;
+        }
+        self.held = None;
+        assert!(matches!(&noted, Noted::Changed(events) if events.len() == released), "{released}: {noted:?}");
+        self.events += released as u64;
+    }
+
     async fn remove(&mut self, store: &dyn Store, name: &'static str) {
         let removed = store.remove(at(self.now), &key(name)).await.unwrap();
         assert_eq!(removed.is_some(), self.entries.remove(name).is_some());
@@ -363,7 +411,8 @@ impl Model {
     async fn compare(&self, store: &dyn Store) {
         for name in NAMES {
             let found = store.tokens(&key(name)).await.unwrap();
-            let expected = self.entries.get(name);
+            let expected = self.entries.get(name).map(|entry| entry.shown(self.held));
+            let expected = expected.as_ref();
             assert_eq!(found.as_ref().map(|work| seen(&work.connection)), expected.map(said), "{name}");
             let refresh = found.and_then(|work| texts(&work.tokens?).1);
             assert_eq!(refresh.as_ref(), expected.map(|entry| &entry.refresh), "{name}");
@@ -385,19 +434,20 @@ impl Model {
 
     async fn compare_counts(&self, store: &dyn Store) {
         let mut expected = BTreeMap::new();
-        for entry in self.entries.values() {
+        let shown: Vec<_> = self.entries.iter().map(|(name, entry)| (*name, entry.shown(self.held))).collect();
+        for (_, entry) in &shown {
             *expected.entry(entry.status(self.now)).or_insert(0_u64) += 1;
         }
         let summary = store.summary(at(self.now), None).await.unwrap();
         assert_eq!(summary.by_status, expected);
-        assert_eq!(summary.next_due_at, self.entries.values().filter_map(Entry::due).min().map(at));
+        assert_eq!(summary.next_due_at, shown.iter().filter_map(|(_, entry)| entry.due()).min().map(at));
         let ends = self.entries.values().map(|entry| entry.end).filter(|end| *end > self.now);
         assert_eq!(summary.earliest_expiry, ends.min().map(at));
         for status in Status::ALL {
             let query = ListQuery { statuses: vec![status], limit: 99, ..ListQuery::default() };
             let found = store.list(at(self.now), &query).await.unwrap();
             let found: Vec<_> = found.iter().map(|connection| connection.key.name()).collect();
-            let of_status = self.entries.iter().filter(|(_, entry)| entry.status(self.now) == status);
+            let of_status = shown.iter().filter(|(_, entry)| entry.status(self.now) == status);
             assert_eq!(found, of_status.map(|(name, _)| *name).collect::<Vec<_>>(), "{status:?}");
         }
     }

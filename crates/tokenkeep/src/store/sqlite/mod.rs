@@ -14,6 +14,7 @@ mod checkpoint;
 mod copy;
 mod events;
 mod ops;
+mod providers;
 mod reader;
 mod rows;
 mod schema;
@@ -24,11 +25,11 @@ mod writer;
 pub use copy::mark_restored;
 pub use schema::known_version;
 
-use super::record;
 use super::{
-    ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Quota,
-    Store, StoreError, Summary, Work,
+    ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
+    Quota, Store, StoreError, Summary, Work,
 };
+use super::{record, rules};
 use crate::seal::{CheckValue, Sealer};
 use async_trait::async_trait;
 use ops::{Batch, SealedClaimOne};
@@ -38,8 +39,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokenkeep_core::model::{AttemptNumber, Connection, ConnectionId, GrantNumber, Holder, State};
-use tokenkeep_core::{ConnectionKey, Timestamp};
+use tokenkeep_core::model::{AttemptNumber, Connection, ConnectionId, GrantNumber, Hold, Holder, State};
+use tokenkeep_core::{ConnectionKey, Secret, Timestamp};
 use tokio::sync::{mpsc, oneshot};
 use writer::{Job, Task};
 
@@ -440,7 +441,8 @@ impl Store for SqliteStore {
         let key = key.clone();
         self.read(move |database, base| {
             let Some(id) = rows::id_of(database, &key)? else { return Ok(None) };
-            Ok(rows::load(database, base, id)?.map(|loaded| loaded.connection))
+            let found = rows::load(database, base, id)?.map(|loaded| loaded.connection);
+            found.map(|connection| providers::shown(database, base, connection)).transpose()
         })
         .await
     }
@@ -449,9 +451,13 @@ impl Store for SqliteStore {
         let key = key.clone();
         let sealed = self.read(move |database, base| {
             let Some(id) = rows::id_of(database, &key)? else { return Ok(None) };
-            rows::load_sealed(database, base, id)
+            let Some(work) = rows::load_sealed(database, base, id)? else { return Ok(None) };
+            let held = providers::hold_of(database, base, &work.connection.provider)?;
+            Ok(Some((work, held)))
         });
-        sealed.await?.map(|work| self.open_work(work)).transpose()
+        let Some((sealed, held)) = sealed.await? else { return Ok(None) };
+        let work = self.open_work(sealed)?;
+        Ok(Some(Work { connection: rules::shown(work.connection, held.as_ref()), ..work }))
     }
 
     async fn list(&self, now: Timestamp, query: &ListQuery) -> Result<Vec<Connection>, StoreError> {
@@ -508,6 +514,20 @@ impl Store for SqliteStore {
     async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
         let query = query.clone();
         self.read_much(move |database, _| events::read(database, &query)).await
+    }
+
+    async fn providers(&self) -> Result<BTreeMap<String, Option<Hold>>, StoreError> {
+        self.read(providers::all).await
+    }
+
+    async fn hold_provider(&self, provider: &str, hold: Option<Hold>) -> Result<(), StoreError> {
+        let provider = provider.to_owned();
+        self.write(RECORD_BYTES, move |batch| batch.hold_provider(&provider, hold.as_ref())).await
+    }
+
+    async fn note_provider(&self, now: Timestamp, provider: &str, configuration: &Secret) -> Result<Noted, StoreError> {
+        let (provider, print) = (provider.to_owned(), self.shared.sealer.fingerprint(configuration));
+        self.write(RECORD_BYTES, move |batch| batch.note_provider(now, &provider, print)).await
     }
 
     async fn journal_sequence(&self) -> Result<u64, StoreError> {

@@ -1,7 +1,7 @@
 //! What the writer does inside a transaction: one method for each call of the store.
 
 use super::rows::{self, Loaded, SealedWork};
-use super::{ClockAnchor, OpenClaim, Resealed, Shared, events, fault, schema};
+use super::{ClockAnchor, OpenClaim, Resealed, Shared, events, fault, providers, schema};
 use crate::seal::CheckValue;
 use crate::store::record::{self, Fingerprint, SealedTokens, TimeBase};
 use crate::store::rules::{self, Brought};
@@ -157,7 +157,8 @@ impl<'a> Batch<'a> {
         self.scratch.events.prune(self.database, self.shared.events_max).map_err(|cause| fault(&cause))
     }
 
-    const fn base(&self) -> TimeBase {
+    /// What stored times are counted from.
+    pub const fn base(&self) -> TimeBase {
         self.scratch.base
     }
 
@@ -325,6 +326,17 @@ impl<'a> Batch<'a> {
         grant: &NewGrant,
         fingerprint: Option<Fingerprint>,
     ) -> Result<Granted, StoreError> {
+        let held = providers::hold_of(self.database, self.base(), &grant.provider)?;
+        let granted = self.grant_stored(now, grant, fingerprint)?;
+        Ok(granted.map(|connection| rules::shown(connection, held.as_ref())))
+    }
+
+    fn grant_stored(
+        &mut self,
+        now: Timestamp,
+        grant: &NewGrant,
+        fingerprint: Option<Fingerprint>,
+    ) -> Result<Granted, StoreError> {
         let Some(id) = rows::id_of(self.database, &grant.key)? else { return self.create(now, grant) };
         let Some(stored) = rows::load(self.database, self.base(), id)? else {
             return Err(record::damage(id, "it has a name, but no schedule or no token set"));
@@ -394,8 +406,11 @@ impl<'a> Batch<'a> {
         if next != stored.connection {
             self.replace_schedule(&stored.connection, &next)?;
         }
+        if next.labels != stored.connection.labels {
+            rows::update_name(self.database, &next).map_err(|cause| fault(&cause))?;
+        }
         let event = event.map(|event| self.write_event(event)).transpose()?;
-        Ok(Some((next, event)))
+        Ok(Some((providers::shown(self.database, self.base(), next)?, event)))
     }
 
     /// [`crate::store::Store::remove`]. It works on a damaged connection too: it is the way to get rid of one.
@@ -508,7 +523,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Writes the schedule row, and keeps counts and open claims in step.
-    fn replace_schedule(&mut self, stored: &Connection, next: &Connection) -> Result<(), StoreError> {
+    pub fn replace_schedule(&mut self, stored: &Connection, next: &Connection) -> Result<(), StoreError> {
         let row = record::schedule_row(self.base(), next);
         let before = record::grade(stored);
         if before != row.grade {
@@ -522,6 +537,11 @@ impl<'a> Batch<'a> {
         }
         self.note_claim(next);
         Ok(())
+    }
+
+    /// The number of a provider that connections have named.
+    pub fn known_provider(&self, name: &str) -> Option<i64> {
+        self.scratch.providers.get(name).copied()
     }
 
     fn note_claim(&mut self, connection: &Connection) {

@@ -2,10 +2,11 @@
 
 use super::fault;
 use super::ops::time_base;
+use super::providers::{self, Held};
 use super::rows::{self, SealedWork};
 use super::rows::{columns, sealed_columns, tables};
 use crate::store::record::{GRADE_RETRYING, GRADE_WELL, TimeBase};
-use crate::store::{ListQuery, PAGE_MAX, StoreError, Summary};
+use crate::store::{ListQuery, PAGE_MAX, StoreError, Summary, rules};
 use rusqlite::{Connection as Database, Row, ToSql};
 use std::collections::BTreeMap;
 use tokenkeep_core::Timestamp;
@@ -91,13 +92,15 @@ pub fn list(
     now: Timestamp,
     query: &ListQuery,
 ) -> Result<Vec<Connection>, StoreError> {
+    let held = providers::held(database, base).map_err(|cause| fault(&cause))?;
+    let numbers = Numbers::of(&held);
     let mut filter = Filter::default();
     let now = filter.value(base.store(now));
-    let narrow = match narrow_by_status(&query.statuses, &now) {
+    let narrow = match narrow_by_status(&query.statuses, &now, &numbers) {
         Some(narrow) if is_small(database, &narrow, &filter)? => Some(narrow),
         _ => None,
     };
-    filter.query(query, &now);
+    filter.query(query, &now, &numbers);
     let from = match &narrow {
         Some(narrow) => format!("({narrow}) n CROSS JOIN connection c ON c.id = n.id"),
         None => "connection c".to_owned(),
@@ -111,7 +114,9 @@ pub fn list(
     let mut rows = statement.query(filter.values().as_slice()).map_err(|cause| fault(&cause))?;
     let mut found = Vec::new();
     while let Some(row) = rows.next().map_err(|cause| fault(&cause))? {
-        found.push(rows::loaded(base, row)?.connection);
+        let connection = rows::loaded(base, row)?.connection;
+        let hold = held.iter().find(|held| held.name == connection.provider).map(|held| &held.hold);
+        found.push(rules::shown(connection, hold));
     }
     Ok(found)
 }
@@ -137,7 +142,7 @@ impl Filter {
         if self.conditions.is_empty() { "TRUE".to_owned() } else { self.conditions.join(" AND ") }
     }
 
-    fn query(&mut self, query: &ListQuery, now: &str) {
+    fn query(&mut self, query: &ListQuery, now: &str, held: &Numbers) {
         if let Some(namespace) = &query.namespace {
             let namespace = self.value(namespace.clone());
             self.conditions.push(format!("c.namespace = {namespace}"));
@@ -155,7 +160,7 @@ impl Filter {
             self.conditions.push(format!("instr(c.name, {text}) > 0"));
         }
         if !query.statuses.is_empty() {
-            let any: Vec<_> = query.statuses.iter().map(|status| is_status(*status, now)).collect();
+            let any: Vec<_> = query.statuses.iter().map(|status| is_status(*status, now, held)).collect();
             self.conditions.push(format!("({})", any.join(" OR ")));
         }
         // `now` is always bound, so it is always used.
@@ -163,8 +168,31 @@ impl Filter {
     }
 }
 
+/// The numbers of held providers, as SQL lists them.
+struct Numbers(Option<String>);
+
+impl Numbers {
+    fn of(held: &[Held]) -> Self {
+        let numbers: Vec<String> = held.iter().map(|held| held.number.to_string()).collect();
+        Self((!numbers.is_empty()).then(|| numbers.join(", ")))
+    }
+
+    /// [`Connection::status`] as a condition on the schedule row, its provider's hold counted in.
+    fn counted_in(&self, status: Status, own: &str) -> String {
+        match (&self.0, status) {
+            (None, _) | (_, Status::NeedsReauth | Status::Paused) => own.to_owned(),
+            (Some(numbers), Status::Held) => format!("({own} OR s.grade > 2 AND s.provider IN ({numbers}))"),
+            (Some(numbers), _) => format!("({own} AND s.provider NOT IN ({numbers}))"),
+        }
+    }
+}
+
 /// [`Connection::status`] as a condition on the schedule row.
-fn is_status(status: Status, now: &str) -> String {
+fn is_status(status: Status, now: &str, held: &Numbers) -> String {
+    held.counted_in(status, &own_status(status, now))
+}
+
+fn own_status(status: Status, now: &str) -> String {
     match status {
         Status::NeedsReauth => "s.grade = 0".to_owned(),
         Status::Paused => "s.grade = 1".to_owned(),
@@ -178,8 +206,14 @@ fn is_status(status: Status, now: &str) -> String {
 }
 
 /// The connections that may have these statuses, by indexes; `None` where there is no index for it.
-fn narrow_by_status(statuses: &[Status], now: &str) -> Option<String> {
-    let parts: Option<Vec<String>> = statuses.iter().map(|status| by_index(*status, now)).collect();
+fn narrow_by_status(statuses: &[Status], now: &str, held: &Numbers) -> Option<String> {
+    let by_index = |status: &Status| match (status, &held.0) {
+        (Status::Held, Some(numbers)) => {
+            Some(format!("{} UNION SELECT id FROM ({})", by_index(*status, now)?, of_held(numbers, "id")))
+        }
+        _ => by_index(*status, now),
+    };
+    let parts: Option<Vec<String>> = statuses.iter().map(by_index).collect();
     parts.filter(|parts| !parts.is_empty()).map(|parts| parts.join(" UNION "))
 }
 
@@ -207,6 +241,21 @@ fn by_index(status: Status, now: &str) -> Option<String> {
         )),
         Status::Fresh => None,
     }
+}
+
+/// What the holds of these providers hold that has no hold of its own: what may be claimed by one index, what may not
+/// by the other two.
+fn of_held(numbers: &str, columns: &str) -> String {
+    let unclaimable =
+        format!("namespace IN (SELECT id FROM namespace) AND claim_at IS NULL AND provider IN ({numbers})");
+    format!(
+        "SELECT {columns} FROM schedule INDEXED BY schedule_due \
+         WHERE provider IN ({numbers}) AND claim_at IS NOT NULL AND grade > 2 \
+         UNION ALL SELECT {columns} FROM schedule INDEXED BY schedule_late \
+         WHERE {unclaimable} AND grade = 5 AND (claim_at IS NULL OR claim_at > deadline) \
+         UNION ALL SELECT {columns} FROM schedule INDEXED BY schedule_trouble \
+         WHERE {unclaimable} AND grade IN (3, 4) AND grade < 5"
+    )
 }
 
 fn is_small(database: &Database, narrow: &str, filter: &Filter) -> Result<bool, StoreError> {
@@ -252,10 +301,15 @@ fn count(database: &Database, base: TimeBase, now: Timestamp, namespace: Option<
         (namespace, now),
     )?;
     let ended = ended(database, now, namespace)?;
+    let held = providers::held(database, base)?;
+    let mut own = own_counts(&grades, &ended, refreshing.unwrap_or(0));
+    if let Some(numbers) = Numbers::of(&held).0 {
+        move_held(&mut own, &by_their_own(database, &numbers, now, namespace)?);
+    }
     let at = |stored: Option<i64>| stored.filter(|at| *at != i64::MAX).map(|at| base.load(at));
     Ok(Summary {
-        by_status: by_status(&grades, &ended, refreshing.unwrap_or(0)),
-        next_due_at: at(next_due(database, namespace)?),
+        by_status: positive(own),
+        next_due_at: at(next_due(database, base, namespace, &held)?),
         earliest_expiry: at(earliest_expiry(database, now, namespace)?),
     })
 }
@@ -303,20 +357,63 @@ fn earliest_timely_expiry(database: &Database, now: i64, namespace: Option<&str>
     number(database, &best, (namespace, now, bound))
 }
 
-/// When the next one is due: each provider's first, or its first of the namespace.
-fn next_due(database: &Database, namespace: Option<&str>) -> rusqlite::Result<Option<i64>> {
+/// What held providers hold, counted by the statuses that it would have otherwise.
+fn by_their_own(
+    database: &Database,
+    numbers: &str,
+    now: i64,
+    namespace: Option<&str>,
+) -> rusqlite::Result<BTreeMap<Status, i64>> {
+    let sql = format!(
+        "SELECT CASE WHEN grade = 3 THEN 3 WHEN deadline <= ?2 THEN 4 WHEN grade = 4 THEN 5 \
+         WHEN id IN (SELECT id FROM claim) THEN 6 ELSE 7 END AS status, count(*) \
+         FROM ({}) WHERE ?1 IS NULL OR namespace IN {NAMESPACES} GROUP BY status",
+        of_held(numbers, "id, namespace, grade, deadline")
+    );
+    let by_number = counts(database, &sql, (namespace, now))?;
+    // Statuses in the order of precedence.
+    let status = |number: i64| usize::try_from(number).ok().and_then(|number| Status::ALL.get(number).copied());
+    Ok(by_number.into_iter().filter_map(|(number, count)| Some((status(number)?, count))).collect())
+}
+
+fn move_held(counts: &mut BTreeMap<Status, i64>, held: &BTreeMap<Status, i64>) {
+    for (status, count) in held {
+        *counts.entry(*status).or_default() -= count;
+        *counts.entry(Status::Held).or_default() += count;
+    }
+}
+
+/// When the next one is due: of the others, and of each held provider not before its probe.
+fn next_due(
+    database: &Database,
+    base: TimeBase,
+    namespace: Option<&str>,
+    held: &[Held],
+) -> rusqlite::Result<Option<i64>> {
+    let others = Numbers::of(held).0.map_or_else(|| "TRUE".to_owned(), |numbers| format!("p.id NOT IN ({numbers})"));
+    let mut earliest = first_due(database, namespace, &others)?;
+    for held in held {
+        let Some(probe_at) = held.hold.probe_at else { continue };
+        let first = first_due(database, namespace, &format!("p.id = {}", held.number))?;
+        earliest = earliest.into_iter().chain(first.map(|first| first.max(base.store(probe_at)))).min();
+    }
+    Ok(earliest)
+}
+
+/// Each provider's first, or its first of the namespace.
+fn first_due(database: &Database, namespace: Option<&str>, providers: &str) -> rusqlite::Result<Option<i64>> {
     let sql = format!(
         "SELECT min((SELECT claim_at FROM schedule INDEXED BY schedule_due \
          WHERE provider = p.id AND claim_at IS NOT NULL AND id NOT IN (SELECT id FROM claim) \
-         AND (?1 IS NULL OR namespace IN {NAMESPACES}) ORDER BY claim_at LIMIT 1)) FROM provider p"
+         AND (?1 IS NULL OR namespace IN {NAMESPACES}) ORDER BY claim_at LIMIT 1)) FROM provider p WHERE {providers}"
     );
     number(database, &sql, [namespace])
 }
 
-fn by_status(grades: &BTreeMap<i64, i64>, ended: &BTreeMap<i64, i64>, refreshing: i64) -> BTreeMap<Status, u64> {
+fn own_counts(grades: &BTreeMap<i64, i64>, ended: &BTreeMap<i64, i64>, refreshing: i64) -> BTreeMap<Status, i64> {
     let all = |grade| grades.get(&grade).copied().unwrap_or(0);
     let over = |grade| ended.get(&grade).copied().unwrap_or(0);
-    let counts = [
+    BTreeMap::from([
         (Status::NeedsReauth, all(0)),
         (Status::Paused, all(1)),
         (Status::Held, all(2)),
@@ -325,7 +422,10 @@ fn by_status(grades: &BTreeMap<i64, i64>, ended: &BTreeMap<i64, i64>, refreshing
         (Status::Retrying, all(GRADE_RETRYING) - over(GRADE_RETRYING)),
         (Status::Refreshing, refreshing),
         (Status::Fresh, all(GRADE_WELL) - over(GRADE_WELL) - refreshing),
-    ];
+    ])
+}
+
+fn positive(counts: BTreeMap<Status, i64>) -> BTreeMap<Status, u64> {
     let positive = |(status, count)| u64::try_from(count).ok().filter(|count| *count > 0).map(|count| (status, count));
     counts.into_iter().filter_map(positive).collect()
 }

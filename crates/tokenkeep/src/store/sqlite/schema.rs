@@ -25,7 +25,11 @@ const READER_CACHE_KIB: i64 = 2 * 1024;
 const STATEMENTS_MAX: usize = 64;
 
 /// One step for each version; the last one's number is the version that this Tokenkeep writes.
-const MIGRATIONS: &[Step] = &[Step { sql: VERSION_1, then: nothing }, Step { sql: "", then: keep_fingerprint_key }];
+const MIGRATIONS: &[Step] = &[
+    Step { sql: VERSION_1, then: nothing },
+    Step { sql: "", then: keep_fingerprint_key },
+    Step { sql: VERSION_3, then: nothing },
+];
 
 /// One step from a version to the next: what SQL can say, and what it cannot.
 struct Step {
@@ -161,6 +165,17 @@ const VERSION_1: &str = "
         name TEXT NOT NULL,
         last_event INTEGER NOT NULL,
         PRIMARY KEY (namespace, name)
+    ) STRICT, WITHOUT ROWID;
+";
+
+const VERSION_3: &str = "
+    -- How each provider is configured (a keyed fingerprint), and what holds all of its connections.
+    CREATE TABLE provider_note (
+        provider TEXT PRIMARY KEY,
+        hold_cause TEXT,
+        probe_at INTEGER,
+        configuration BLOB,
+        row_check INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ";
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::conformance::claim_as_seen;
+use tokenkeep_core::FailureCode;
 use tokenkeep_core::model::Status;
 
 /// A closed store with one connection, checkpointed into one file.
@@ -28,14 +29,14 @@ fn refused(place: &Place, says: &str) {
 async fn what_version_1_wrote_is_taken_over_with_its_fingerprints() {
     let place = Place::new();
     closed(&place).await;
-    place.sql("DELETE FROM meta WHERE key = 'fingerprint_key'; PRAGMA user_version = 1");
+    place.sql("DROP TABLE provider_note; DELETE FROM meta WHERE key = 'fingerprint_key'; PRAGMA user_version = 1");
     let store = place.open().unwrap();
     assert_eq!(refresh_token(&store, "a").await, "refresh-canary-a");
     let again = store.grant(at(0), vec![new_grant("a")]).await.unwrap();
     assert!(matches!(again[0], Granted::AlreadyHeld(_)));
     store.close().await.unwrap();
     let version: i64 = place.database().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 2);
+    assert_eq!(version, 3);
     place.sql("DELETE FROM meta WHERE key = 'fingerprint_key'");
     refused(&place, "the key of its fingerprints is missing");
 }
@@ -47,7 +48,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     place.sql("PRAGMA user_version = 99");
     let before = place.bytes();
     let error = place.open().unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 99, known: 2 }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 99, known: 3 }), "{error}");
     assert_eq!(place.bytes(), before);
     assert!(!schema::beside(&place.path, "-wal").exists());
 }
@@ -64,7 +65,7 @@ async fn a_newer_schema_in_the_log_is_refused_and_left_alone() {
     }
     let log = || std::fs::read(schema::beside(&crashed.path, "-wal")).unwrap();
     let before = (crashed.bytes(), log());
-    assert!(matches!(crashed.open().unwrap_err(), StoreError::Newer { found: 99, known: 2 }));
+    assert!(matches!(crashed.open().unwrap_err(), StoreError::Newer { found: 99, known: 3 }));
     assert_eq!((crashed.bytes(), log()), before);
 }
 
@@ -260,4 +261,37 @@ async fn a_check_reads_every_page_and_changes_nothing() {
     let error = SqliteStore::check(&place.path, &sealer()).unwrap_err();
     assert!(error.to_string().contains("is damaged"), "{error}");
     assert_eq!(place.bytes(), damaged);
+}
+
+fn provider_hold() -> Hold {
+    Hold { cause: FailureCode::ProviderHeld, probe_at: Some(at(9_000)) }
+}
+
+#[tokio::test]
+async fn what_is_known_of_a_provider_is_forgotten_where_it_is_damaged() {
+    let place = Place::new();
+    let store = place.open().unwrap();
+    store.grant(at(0), vec![new_grant("jira")]).await.unwrap();
+    store.hold_provider("p", Some(provider_hold())).await.unwrap();
+    assert_eq!(store.get(&key("jira")).await.unwrap().unwrap().hold, Some(provider_hold()));
+    place.sql("UPDATE provider_note SET probe_at = probe_at + 1");
+    assert_eq!(store.get(&key("jira")).await.unwrap().unwrap().hold, None, "it will be found out again");
+    let fresh = store.summary(at(0), None).await.unwrap().by_status;
+    assert_eq!(fresh, BTreeMap::from([(Status::Fresh, 1)]));
+}
+
+#[tokio::test]
+async fn a_database_of_the_first_version_is_brought_up_to_date() {
+    let place = Place::new();
+    let store = place.open().unwrap();
+    store.grant(at(0), vec![new_grant("jira")]).await.unwrap();
+    let before = store.get(&key("jira")).await.unwrap();
+    store.close().await.unwrap();
+    place.sql("DROP TABLE provider_note; DELETE FROM meta WHERE key = 'fingerprint_key'; PRAGMA user_version = 1");
+    let store = place.open().unwrap();
+    assert_eq!(store.get(&key("jira")).await.unwrap(), before);
+    store.hold_provider("p", Some(provider_hold())).await.unwrap();
+    store.shift_times(500).await.unwrap();
+    let moved = Hold { probe_at: Some(at(9_500)), ..provider_hold() };
+    assert_eq!(store.providers().await.unwrap()["p"], Some(moved), "its time moves with the others");
 }

@@ -1,0 +1,98 @@
+//! Connections that the configuration declares: of their provider and labels, the file is master.
+
+use crate::config::Declared;
+use crate::engine::lock;
+use crate::error::Error;
+use crate::import::Import;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use tokenkeep_core::ConnectionKey;
+use tokenkeep_core::model::printable;
+
+/// The connections that are declared at this moment.
+#[derive(Debug, Default)]
+pub(crate) struct DeclaredConnections(Mutex<BTreeMap<ConnectionKey, Declared>>);
+
+impl DeclaredConnections {
+    pub(crate) fn new(declared: Vec<Declared>) -> Self {
+        let connections = Self::default();
+        connections.replace(declared);
+        connections
+    }
+
+    pub(crate) fn replace(&self, declared: Vec<Declared>) {
+        *lock(&self.0) = declared.into_iter().map(|declared| (declared.key.clone(), declared)).collect();
+    }
+
+    pub(crate) fn all(&self) -> Vec<Declared> {
+        lock(&self.0).values().cloned().collect()
+    }
+
+    /// Whether somebody may remove this connection.
+    pub(crate) fn check_removal(&self, key: &ConnectionKey) -> Result<(), Error> {
+        if lock(&self.0).contains_key(key) { Err(Error::Declared(key.clone())) } else { Ok(()) }
+    }
+
+    /// The import with what the file says of its connection.
+    pub(crate) fn complete(&self, mut import: Import) -> Result<Import, Error> {
+        let declared = lock(&self.0);
+        let Some(declared) = declared.get(&import.key) else { return Ok(import) };
+        let other = |field: &str, found: String, expected: &str| Error::Invalid {
+            field: field.to_owned(),
+            found,
+            expected: format!("{expected}: the configuration declares `{}`, and is master of it", import.key),
+        };
+        if import.provider != declared.provider {
+            let found = format!("found `{}`", printable(&import.provider, 60));
+            return Err(other("provider", found, &format!("`{}`", declared.provider)));
+        }
+        if import.labels.as_ref().is_some_and(|labels| *labels != declared.labels) {
+            return Err(other("labels", "found others than declared".to_owned(), "none, or the same"));
+        }
+        import.labels = Some(declared.labels.clone());
+        Ok(import)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokenkeep_core::Secret;
+
+    fn import(provider: &str, labels: Option<&str>) -> Import {
+        Import {
+            key: ConnectionKey::in_default("jira").unwrap(),
+            provider: provider.to_owned(),
+            token: Secret::new("{}"),
+            labels: labels.map(team),
+        }
+    }
+
+    fn team(name: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([("team".to_owned(), name.to_owned())])
+    }
+
+    #[test]
+    fn the_file_is_master_of_provider_and_labels() {
+        let key = ConnectionKey::in_default("jira").unwrap();
+        let declared = Declared {
+            key: key.clone(),
+            provider: "atlassian".to_owned(),
+            scopes: Vec::new(),
+            labels: team("core"),
+            token_files: Vec::new(),
+        };
+        let connections = DeclaredConnections::new(vec![declared]);
+        assert_eq!(connections.complete(import("atlassian", None)).unwrap().labels, Some(team("core")));
+        assert!(connections.complete(import("atlassian", Some("core"))).is_ok());
+        for (wrong, named) in [(import("github", None), "`atlassian`"), (import("atlassian", Some("ops")), "labels")] {
+            let error = connections.complete(wrong).unwrap_err().to_string();
+            assert!(error.contains(named) && error.contains("declares `jira`"), "{error}");
+        }
+        assert!(matches!(connections.check_removal(&key), Err(Error::Declared(_))));
+
+        connections.replace(Vec::new());
+        assert_eq!(connections.complete(import("github", Some("ops"))).unwrap().labels, Some(team("ops")));
+        assert!(connections.check_removal(&key).is_ok());
+    }
+}
