@@ -14,7 +14,7 @@ use crate::store::{Commit, Committed, HoldChange, Work};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
-use tokenkeep_core::classify::{Observation, Outcome, classify};
+use tokenkeep_core::classify::{Observation, Outcome, classify, without_secrets};
 use tokenkeep_core::lifecycle::{self, Step};
 use tokenkeep_core::model::{Connection, Renewal};
 use tokenkeep_core::oauth::request::{Grant, TokenRequest, token_request};
@@ -99,6 +99,8 @@ pub(super) async fn conclude(
             settle(engine, &work, step, Some(tokens), sequence).await;
         }
         Outcome::Failed(setback) => {
+            let request = request_for(&rules, provider, &work);
+            let setback = without_secrets(setback, &observation, &secrets_of(provider, &work, request.as_ref()));
             tracing::warn!(connection = %connection.key, code = %setback.failure.code, detail = %setback.failure.detail, "refresh failed");
             let not_before = engine.admission_failed(provider, connection.id, &setback);
             let step = engine
@@ -173,6 +175,15 @@ fn request_for(rules: &Rules, provider: &Provider, work: &Work) -> Option<TokenR
         }
     };
     Some(token_request(rules, &provider.client, grant))
+}
+
+/// Every secret that the provider has seen from us, or may have.
+fn secrets_of<'a>(provider: &'a Provider, work: &'a Work, request: Option<&'a TokenRequest>) -> Vec<&'a Secret> {
+    let tokens = work.tokens.as_ref();
+    let access_token = tokens.map(|tokens| &tokens.access_token);
+    let refresh_token = tokens.and_then(|tokens| tokens.refresh_token.as_ref());
+    let authorization = request.and_then(|request| request.authorization.as_ref());
+    [access_token, refresh_token, provider.client.secret.as_ref(), authorization].into_iter().flatten().collect()
 }
 
 /// Within a grace there must be time for a resend: a third of it at the most for one request.
