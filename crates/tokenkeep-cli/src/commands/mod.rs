@@ -7,6 +7,7 @@ pub mod list;
 pub mod mock_provider;
 pub mod pause;
 pub mod providers;
+pub mod ready;
 pub mod refresh;
 pub mod remove;
 pub mod serve;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Resume(args) => pause::resume(common, &args),
         Command::Remove(args) => remove::run(common, &args),
         Command::Events(args) => events::run(common, &args),
+        Command::Ready(args) => ready::run(common, &args),
         Command::Providers(args) => providers::run(&args),
         Command::MockProvider(args) => mock_provider::run(&args),
     }

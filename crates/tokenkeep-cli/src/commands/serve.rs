@@ -5,8 +5,9 @@ use crate::config::parse_listen;
 use crate::config::{self, LISTEN_DEFAULT, ProviderSettings, Settings, Sources};
 use crate::daemon::{Daemon, Listen, Signals, block_on, harden};
 use crate::error::{CliError, Exit};
+use crate::logging::{self, Format};
 use crate::output::say;
-use crate::{env, logging, state_dir};
+use crate::{env, state_dir};
 use clap::Args;
 use std::fs;
 use std::net::SocketAddr;
@@ -28,6 +29,9 @@ pub struct ServeArgs {
     /// Where to serve health and counts over TCP [default: 127.0.0.1:7878]
     #[arg(long, value_name = "A", value_parser = parse_listen)]
     pub listen: Option<SocketAddr>,
+    /// How the log is written, text or json [default: text, or what TOKENKEEP_LOG_FORMAT says]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<Format>,
 }
 
 /// Runs the daemon until a signal ends it.
@@ -35,7 +39,7 @@ pub struct ServeArgs {
 /// # Errors
 /// It does not start, or cannot go on.
 pub fn run(common: &Common, args: &ServeArgs) -> Result<Exit, CliError> {
-    logging::start("info")?;
+    logging::start("info", args.log_format)?;
     harden();
     let state_dir = common.state_dir()?;
     state_dir::socket(&state_dir)?;
