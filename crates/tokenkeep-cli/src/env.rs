@@ -2,7 +2,7 @@
 
 /// The state folder, where `--state-dir` is not given.
 pub const STATE_DIR: &str = "TOKENKEEP_STATE_DIR";
-/// What the daemon logs, as a filter of `tracing`: `info`, `debug`, `tokenkeep=trace`.
+/// What the daemon logs: a level, or levels by target, as in `warn,tokenkeep=trace`.
 pub const LOG: &str = "TOKENKEEP_LOG";
 /// How the daemon logs: `text` or `json`.
 pub const LOG_FORMAT: &str = "TOKENKEEP_LOG_FORMAT";

@@ -13,10 +13,12 @@ use std::str::FromStr;
 use tokenkeep_core::model::is_hidden;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The most characters of one value.
 const VALUE_MAX: usize = 4_096;
@@ -49,13 +51,14 @@ impl FromStr for Format {
 /// A variable holds something else than it may.
 pub fn start(default: &str, format: Option<Format>) -> Result<(), CliError> {
     let text = env::read(env::LOG).unwrap_or_else(|| default.to_owned());
-    let filter = EnvFilter::try_new(&text).map_err(|error| {
+    let filter: Targets = text.parse().map_err(|error| {
         CliError::usage(format!("{} is no filter: {error}", env::LOG))
             .next_step("expected a level (error, warn, info, debug, trace) or target=level, separated by commas")
     })?;
     let format = format.map_or_else(format_of_environment, Ok)?;
     let lines = Lines { format, to: Reader::of_stderr() };
-    tracing_subscriber::fmt().with_env_filter(filter).event_format(lines).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt::layer().event_format(lines).with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(log.with_filter(filter)).init();
     Ok(())
 }
 
