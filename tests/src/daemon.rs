@@ -108,8 +108,15 @@ impl Installation {
     /// Starts the daemon and waits until it is ready.
     #[track_caller]
     pub fn start(&self) -> Daemon {
-        let daemon = Running::start(self.serve(), Some(b""));
-        Daemon::ready(daemon, &self.state_dir())
+        self.start_with(&[])
+    }
+
+    /// As [`Installation::start`], with these variables in its environment.
+    #[track_caller]
+    pub fn start_with(&self, variables: &[(&str, &str)]) -> Daemon {
+        let mut command = self.serve();
+        command.envs(variables.iter().copied());
+        Daemon::ready(Running::start(command, Some(b"")), &self.state_dir())
     }
 
     /// Starts the daemon; `None` where it refuses, which it must do with exit code 1 and a message.

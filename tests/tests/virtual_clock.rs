@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::time::Duration;
-use tokenkeep::engine::Engine;
+use tokenkeep::engine::{Engine, STUCK_AFTER};
 use tokenkeep::{Imported, RefreshAsk, TokenAsk, TokenKeep};
 use tokenkeep_core::model::{Connection, ConnectionKey, State, Status};
 use tokenkeep_core::{FailureCode, Timestamp};
@@ -105,6 +105,28 @@ fn a_token_without_expires_in_is_kept_fresh() {
         assert!(handed.warnings.iter().any(|warning| warning.as_str() == "life_learned"), "{:?}", handed.warnings);
         assert!(scene.refreshes("quiet") >= 24, "{} refreshes in a day", scene.refreshes("quiet"));
         assert!(scene.shortest_margin("quiet") > Duration::ZERO);
+    });
+}
+
+#[test]
+fn only_a_scheduler_that_stands_still_is_stuck() {
+    on_virtual_time(async {
+        let scene = Scene::new().await;
+        scene.sign_in("c", "strict", Some(600)).await;
+        scene.machine.world.set_faults(Faults { unsent: 1.0, ..Faults::default() });
+        pass(HOUR).await;
+        assert_eq!(scene.get("c").await.status(scene.keep.now()), Status::Expired);
+        assert_eq!(scene.keep.stuck_for(), None, "a provider that is down sticks nobody");
+        scene.machine.world.set_faults(Faults { store_full: 1.0, ..Faults::default() });
+        pass(HOUR).await;
+        assert!(scene.keep.unready().is_some(), "a store that cannot be written is no work");
+        assert_eq!(scene.keep.stuck_for(), None, "a full disk sticks nobody");
+        // Every worker waits for ever from here on.
+        scene.machine.world.kill();
+        pass(STUCK_AFTER.as_secs() / 2).await;
+        assert_eq!(scene.keep.stuck_for(), None);
+        pass(STUCK_AFTER.as_secs()).await;
+        assert!(scene.keep.stuck_for() >= Some(STUCK_AFTER), "{:?}", scene.keep.stuck_for());
     });
 }
 

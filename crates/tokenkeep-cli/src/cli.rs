@@ -19,6 +19,7 @@ use crate::commands::{
     mock_provider::MockArgs,
     pause::{NameArgs, ResumeArgs},
     providers::ProvidersArgs,
+    ready::ReadyArgs,
     refresh::RefreshArgs,
     remove::RemoveArgs,
     restore::RestoreArgs,
@@ -91,8 +92,9 @@ impl Common {
     }
 }
 
-/// The commands.
+/// The commands. What each takes is put together only for the one that is run: `token` starts in half the time.
 #[derive(Subcommand, Debug)]
+#[command(defer = true)]
 pub enum Command {
     /// A mock provider, a daemon and three connections in a scratch folder: the first minute
     Demo(DemoArgs),
@@ -124,6 +126,8 @@ pub enum Command {
     Remove(RemoveArgs),
     /// The history
     Events(EventsArgs),
+    /// Whether the daemon does its work, for health checks
+    Ready(ReadyArgs),
     /// Which key seals everything, and a new one for it
     MasterKey(MasterKeyArgs),
     /// One sealed file with everything but the master key
@@ -227,6 +231,8 @@ mod tests {
             "demo",
             "demo --listen 127.0.0.1:0 --access-ttl 20s",
             "serve",
+            "serve --log-format json",
+            "ready",
             "serve --config f --state-dir d --listen [::1]:7878",
             "--state-dir d token jira",
             "token jira --state-dir d --min-ttl 5m --wait 10s",
@@ -302,6 +308,8 @@ mod tests {
             "completions tcsh",
             "man token --output d",
             "serve --listen 0.0.0.0:7878",
+            "serve --log-format xml",
+            "ready jira",
             "mock-provider --rotation sometimes",
             "demo --access-ttl 0s",
             "list -n a/b",

@@ -4,6 +4,7 @@ use crate::api::stream::Streams;
 use crate::api::{self, Api};
 use crate::config::live::Live;
 use crate::error::CliError;
+use crate::notify;
 use crate::server::{self, OwnerSocket};
 use crate::state_dir;
 use std::fs;
@@ -104,11 +105,14 @@ impl Daemon {
     /// # Errors
     /// The engine could not go on.
     pub async fn run(self, mut signals: Signals) -> Result<(), CliError> {
+        notify::ready();
+        let _telling = notify::keep_telling(&self.keep);
         let end = tokio::select! {
             () = signals.next() => End::Asked,
             reason = self.keep.failed() => End::Failed(reason),
         };
         tracing::info!(?end, "stopping");
+        notify::stopping();
         tokio::select! {
             () = self.stop(&end) => {}
             () = signals.next() => return Err(CliError::new("stopped at once, by a second signal")),

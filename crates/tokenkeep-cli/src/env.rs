@@ -2,8 +2,14 @@
 
 /// The state folder, where `--state-dir` is not given.
 pub const STATE_DIR: &str = "TOKENKEEP_STATE_DIR";
-/// What the daemon logs, as a filter of `tracing`: `info`, `debug`, `tokenkeep=trace`.
+/// What the daemon logs: a level, or levels by target, as in `warn,tokenkeep=trace`.
 pub const LOG: &str = "TOKENKEEP_LOG";
+/// How the daemon logs: `text` or `json`.
+pub const LOG_FORMAT: &str = "TOKENKEEP_LOG_FORMAT";
+/// Where standard error leads to the journal: the device and inode of that stream (systemd.exec(5)).
+pub const JOURNAL_STREAM: &str = "JOURNAL_STREAM";
+/// The service manager listens here (sd_notify(3)); `WATCHDOG_USEC` and `WATCHDOG_PID` belong to it.
+pub const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 /// Set to anything: no colour.
 pub const NO_COLOR: &str = "NO_COLOR";
 /// The width of tables, where standard output is no terminal or another width is wanted.

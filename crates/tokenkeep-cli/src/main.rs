@@ -11,6 +11,7 @@ mod daemon;
 mod env;
 mod error;
 mod logging;
+mod notify;
 mod output;
 mod reload;
 mod server;
@@ -25,7 +26,7 @@ fn main() -> ExitCode {
     match commands::run(cli::Cli::parse_from(commands::credential::docker::arguments(std::env::args_os()))) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            output::to_stderr(&error.report());
+            output::to_stderr(&logging::for_reader(error.report()));
             error.exit().into()
         }
     }

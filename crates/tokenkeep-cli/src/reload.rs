@@ -4,6 +4,7 @@ use crate::config::files::{self, Given, LoadError, Loaded};
 use crate::config::live::Live;
 use crate::config::{RESTART_SETTINGS, Settings};
 use crate::error::CliError;
+use crate::notify;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokenkeep::{Changes, TokenKeep};
@@ -39,9 +40,10 @@ impl Reloader {
     /// Reloads at every SIGHUP, for ever.
     pub async fn on(self, mut hangups: Hangups) {
         while hangups.0.recv().await.is_some() {
-            // A service manager is told here that a reload begins,
+            // A service manager waits for the second word, whatever came of it.
+            notify::reloading();
             self.reload().await;
-            // and here that it has ended, whatever came of it.
+            notify::ready();
         }
     }
 

@@ -4,6 +4,7 @@ use crate::failure::{Failure, FailureCode};
 use crate::oauth::response::{ErrorAnswer, Reading, read};
 use crate::oauth::{RawAnswer, TokenAnswer};
 use crate::provider::Rules;
+use crate::secret::Secret;
 use std::time::Duration;
 
 /// The longest `Retry-After` that is followed.
@@ -186,7 +187,21 @@ fn failure(code: FailureCode, answer: &RawAnswer, looks: &str) -> Failure {
     Failure::new(code, &format!("HTTP {}, {looks}", answer.status))
 }
 
-/// The evidence: status, code and description. An error answer holds no token of ours.
+/// The failure without the provider's words where they repeat one of `secrets`: some servers answer with what they
+/// were sent, and evidence is shown, logged and stored.
+#[must_use]
+pub fn without_secrets(setback: Setback, observation: &Observation, secrets: &[&Secret]) -> Setback {
+    let Observation::Answer(answer) = observation else { return setback };
+    let Reading::Error(error) = read(answer) else { return setback };
+    let repeats = |secret: &&Secret| secret.is_in(&error.error) || secret.is_in(&error.description);
+    if !secrets.iter().any(repeats) {
+        return setback;
+    }
+    let looks = "an error that repeats a secret, so its words are not shown";
+    Setback { failure: failure(setback.failure.code, answer, looks), ..setback }
+}
+
+/// The evidence: status, code and description.
 fn said(code: FailureCode, answer: &RawAnswer, error: &ErrorAnswer) -> Failure {
     let mut detail = format!("HTTP {}", answer.status);
     for part in [&error.error, &error.description] {
@@ -222,6 +237,31 @@ mod tests {
             Outcome::Failed(setback) => (setback.kind, setback.failure.code),
             Outcome::Refreshed(_) => panic!("refreshed"),
         }
+    }
+
+    #[test]
+    fn words_that_repeat_a_secret_are_not_kept() {
+        let secrets = [Secret::new("hunter2-token/+"), Secret::new("")];
+        let secrets: Vec<&Secret> = secrets.iter().collect();
+        let detail = |body: &str| {
+            let observation = Observation::Answer(answer(400, body));
+            let Outcome::Failed(setback) = classify(&Rules::default(), &observation) else { panic!("refreshed") };
+            without_secrets(setback, &observation, &secrets).failure.detail
+        };
+        let long = "x".repeat(290);
+        for body in [
+            r#"{"error":"invalid_grant","error_description":"hunter2-token/+ is unknown"}"#.to_owned(),
+            r#"{"error":"invalid_grant","error_description":"hunter2-token\/\u002b is unknown"}"#.to_owned(),
+            r#"{"error":"no hunter2-token/+","error_description":"x"}"#.to_owned(),
+            format!(r#"{{"error":"invalid_grant","error_description":"{long} hunter2-token/+"}}"#),
+            "error=invalid_grant&error_description=hunter2-token%2F%2B".to_owned(),
+        ] {
+            let detail = detail(&body);
+            assert!(!detail.contains("hunter2"), "{detail}");
+            assert!(detail.starts_with("HTTP 400, ") && detail.contains("not shown"), "{detail}");
+        }
+        let kept = detail(r#"{"error":"invalid_grant","error_description":"Token is unknown"}"#);
+        assert_eq!(kept, "HTTP 400: invalid_grant: Token is unknown");
     }
 
     #[test]

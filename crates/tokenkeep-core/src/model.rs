@@ -66,14 +66,19 @@ pub fn check_name(text: &str) -> Result<(), InvalidName> {
 /// Foreign text made safe to show: control and bidirectional characters replaced, cut at `most` characters.
 #[must_use]
 pub fn printable(text: &str, most: usize) -> String {
-    let hidden = |c: char| {
-        c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut shown: String = text.chars().take(most).map(|c| if hidden(c) { '\u{fffd}' } else { c }).collect();
+    let mut shown: String = text.chars().take(most).map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect();
     if text.chars().nth(most).is_some() {
         shown.push('…');
     }
     shown
+}
+
+/// True for what changes how the text around it is shown: control characters, ends of lines, and what turns the
+/// direction of writing.
+#[must_use]
+pub fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A connection's full name: its namespace and its name in it.

@@ -37,6 +37,12 @@ impl Secret {
         &self.0
     }
 
+    /// True where `text` holds the secret: then it is one itself.
+    #[must_use]
+    pub fn is_in(&self, text: &str) -> bool {
+        !self.0.is_empty() && text.contains(self.0.as_str())
+    }
+
     /// A second holder of the same text, said out loud.
     #[must_use]
     pub fn duplicate(&self) -> Self {

@@ -825,6 +825,13 @@ impl TokenKeep {
         self.inner.engine.unready()
     }
 
+    /// How long the scheduler has stood still, where that is too long: only a new process will help. `None` while it
+    /// moves, whatever the store and the providers do.
+    #[must_use]
+    pub fn stuck_for(&self) -> Option<Duration> {
+        self.inner.engine.stuck_for()
+    }
+
     /// Returns when the engine cannot go on, with the reason: the process should then end.
     pub async fn failed(&self) -> String {
         let mut ended = self.inner.ended.clone();

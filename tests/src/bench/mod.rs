@@ -2,10 +2,12 @@
 //!
 //! The provider runs in a second process, so that its work is not counted as ours. State folders are on a disk.
 
+mod agent;
 mod bare;
 mod folder;
 mod machine;
 mod million;
+mod peers;
 mod processes;
 pub mod provider;
 mod reads;
@@ -21,7 +23,7 @@ use std::path::PathBuf;
 pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Every part, in the order in which they run.
-const PARTS: [&str; 4] = ["refreshes", "reads", "million", "processes"];
+const PARTS: [&str; 5] = ["refreshes", "peers", "reads", "million", "processes"];
 
 /// What to measure, how often, and where.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct Options {
     pub small: usize,
     /// How often the command line is run.
     pub spawns: usize,
+    /// How long each loop of another library is measured.
+    pub peer_seconds: u32,
     /// Where the state folders go: a real disk.
     pub folder: PathBuf,
     /// The parts that are measured.
@@ -57,6 +61,7 @@ impl Options {
             large: 1_000_000,
             small: 10_000,
             spawns: 200,
+            peer_seconds: 3,
             folder: machine::target_folder()?.join("bench"),
             parts: Vec::new(),
         };
@@ -67,6 +72,7 @@ impl Options {
                 "--quick" => {
                     (options.repetitions, options.refreshes) = (1, 4_000);
                     (options.large, options.small, options.spawns) = (50_000, 2_000, 20);
+                    options.peer_seconds = 1;
                 }
                 "--dir" => options.folder = value()?.into(),
                 "--in-flight" => options.in_flight = value()?.parse()?,
@@ -84,7 +90,7 @@ impl Options {
 }
 
 const USAGE: &str = "tokenkeep-bench [--quick] [--dir FOLDER] [--in-flight N] [--repetitions N] \
-                     [--only refreshes|reads|million|processes]...";
+                     [--only refreshes|peers|reads|million|processes]...";
 
 fn known_part(name: &str) -> Outcome<String> {
     if PARTS.contains(&name) { Ok(name.to_owned()) } else { Err(format!("unknown part `{name}`: {USAGE}").into()) }
@@ -101,6 +107,9 @@ pub fn run(options: &Options) -> Outcome<()> {
     let runtime = machine::runtime()?;
     if options.wants("refreshes") {
         runtime.block_on(refreshes::measure(options, &mut report))?;
+    }
+    if options.wants("peers") {
+        runtime.block_on(peers::measure(options, &mut report))?;
     }
     if options.wants("reads") || options.wants("million") {
         million::measure(&runtime, options, &mut report)?;

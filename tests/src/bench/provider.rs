@@ -46,6 +46,11 @@ fn class_of(text: &str) -> Outcome<Rotation> {
     }
 }
 
+/// The id of its client.
+pub const CLIENT_ID: &str = "mock-client";
+/// The secret of its client.
+pub const CLIENT_SECRET: &str = "mock-secret";
+
 /// A provider that runs. It ends with this.
 pub struct Running {
     process: Child,
@@ -92,7 +97,7 @@ impl Drop for Running {
 /// # Errors
 /// It is no URL.
 pub fn provider_at(url: &str, class: Class) -> Outcome<Provider> {
-    let client = Client { id: "mock-client".to_owned(), secret: Some(Secret::new("mock-secret")) };
+    let client = Client { id: CLIENT_ID.to_owned(), secret: Some(Secret::new(CLIENT_SECRET)) };
     let mut provider = Provider::new(NAME, url.parse()?, client, Rules { rotation: class, ..Rules::default() });
     provider.refresh_per_second = 1_000_000;
     provider.refresh_in_flight_max = 10_000;

@@ -70,6 +70,17 @@ async fn measure_class(
     Ok(())
 }
 
+/// Refreshes a second through the whole path, once.
+///
+/// # Errors
+/// A refresh did not work.
+pub(super) async fn once(options: &Options, class: Rotation) -> Outcome<f64> {
+    let running = Running::start(class, options.refreshes)?;
+    let folder = Folder::all_due(&options.folder, &running.refresh_tokens, options.in_flight).await?;
+    let spent = whole_path(options, &running, &folder, &mut Used::default()).await?;
+    Ok(per_second(options.refreshes, spent))
+}
+
 /// From the opening of the state folder until the last connection is refreshed.
 async fn whole_path(options: &Options, running: &Running, folder: &Folder, used: &mut Used) -> Outcome<Duration> {
     let mut config = Config::new(folder.path());

@@ -64,7 +64,7 @@ const SAMPLES: [Sample; 3] = [
 /// It does not start, or cannot go on.
 pub fn run(args: &DemoArgs) -> Result<Exit, CliError> {
     // The table owns the terminal: only what is wrong may come between.
-    logging::start("warn")?;
+    logging::start("warn", None)?;
     harden();
     block_on(demo(args))?;
     Ok(Exit::Ok)

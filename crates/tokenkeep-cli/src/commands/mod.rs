@@ -17,6 +17,7 @@ pub mod master_key;
 pub mod mock_provider;
 pub mod pause;
 pub mod providers;
+pub mod ready;
 pub mod refresh;
 pub mod remove;
 pub mod restore;
@@ -53,6 +54,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Resume(args) => pause::resume(common, &args),
         Command::Remove(args) => remove::run(common, &args),
         Command::Events(args) => events::run(common, &args),
+        Command::Ready(args) => ready::run(common, &args),
         Command::MasterKey(args) => master_key::run(common, &args),
         Command::Backup(args) => backup::run(common, &args),
         Command::Restore(args) => restore::run(common, &args),

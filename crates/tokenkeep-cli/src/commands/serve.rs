@@ -6,9 +6,10 @@ use crate::config::live::Live;
 use crate::config::{LISTEN_DEFAULT, ProviderSettings, Settings, parse_listen};
 use crate::daemon::{Daemon, Listen, Signals, block_on, harden};
 use crate::error::{CliError, Exit};
+use crate::logging::{self, Format};
 use crate::output::say;
 use crate::reload::{Hangups, Reloader};
-use crate::{env, logging, state_dir};
+use crate::{env, state_dir};
 use clap::Args;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -30,6 +31,9 @@ pub struct ServeArgs {
     /// Where to serve health and counts over TCP [default: 127.0.0.1:7878]
     #[arg(long, value_name = "A", value_parser = parse_listen)]
     pub listen: Option<SocketAddr>,
+    /// How the log is written, text or json [default: text, or what TOKENKEEP_LOG_FORMAT says]
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<Format>,
 }
 
 /// Runs the daemon until a signal ends it.
@@ -37,7 +41,7 @@ pub struct ServeArgs {
 /// # Errors
 /// It does not start, or cannot go on.
 pub fn run(common: &Common, args: &ServeArgs) -> Result<Exit, CliError> {
-    logging::start("info")?;
+    logging::start("info", args.log_format)?;
     harden();
     let state_dir = common.state_dir()?;
     state_dir::socket(&state_dir)?;

@@ -273,11 +273,18 @@ impl Engine {
         if self.journal_broken.load(Ordering::Relaxed) {
             return Some("the journal cannot be written: no rotating token is refreshed until a restart".to_owned());
         }
-        let looked_at = Timestamp::from_millis(self.looked_at.load(Ordering::Relaxed));
-        if self.now().since(looked_at) > STUCK_AFTER {
-            return Some(format!("the scheduler has not moved for {} s", self.now().since(looked_at).as_secs()));
+        if let Some(still) = self.stuck_for() {
+            return Some(format!("the scheduler has not moved for {} s", still.as_secs()));
         }
         lock(&self.trouble).clone()
+    }
+
+    /// How long no worker has looked at the store, where that is longer than [`STUCK_AFTER`]. A store that fails
+    /// or a provider that is down sticks nobody.
+    #[must_use]
+    pub fn stuck_for(&self) -> Option<Duration> {
+        let looked_at = Timestamp::from_millis(self.looked_at.load(Ordering::Relaxed));
+        Some(self.now().since(looked_at)).filter(|&still| still > STUCK_AFTER)
     }
 
     pub(crate) fn store_failed(&self, error: &StoreError) {

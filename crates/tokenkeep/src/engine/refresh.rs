@@ -16,7 +16,7 @@ use crate::token_file::format::stated_life;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
-use tokenkeep_core::classify::{Observation, Outcome, classify};
+use tokenkeep_core::classify::{Observation, Outcome, classify, without_secrets};
 use tokenkeep_core::lifecycle::{self, Step};
 use tokenkeep_core::model::{Connection, Renewal};
 use tokenkeep_core::oauth::request::{Grant, TokenRequest, token_request};
@@ -110,6 +110,8 @@ pub(super) async fn conclude(
             settle(engine, &work, step, None, sequence).await;
         }
         Outcome::Failed(setback) => {
+            let request = request_for(&rules, provider, &work);
+            let setback = without_secrets(setback, &observation, &secrets_of(provider, &work, request.as_ref()));
             tracing::warn!(connection = %connection.key, code = %setback.failure.code, why = setback.failure.message(), "refresh failed");
             let not_before = engine.admission_failed(provider, connection.id, &setback);
             let step = engine
@@ -187,6 +189,15 @@ fn request_for(rules: &Rules, provider: &Provider, work: &Work) -> Option<TokenR
         }
     };
     Some(token_request(rules, &provider.client, grant))
+}
+
+/// Every secret that the provider has seen from us, or may have.
+fn secrets_of<'a>(provider: &'a Provider, work: &'a Work, request: Option<&'a TokenRequest>) -> Vec<&'a Secret> {
+    let tokens = work.tokens.as_ref();
+    let access_token = tokens.map(|tokens| &tokens.access_token);
+    let refresh_token = tokens.and_then(|tokens| tokens.refresh_token.as_ref());
+    let authorization = request.and_then(|request| request.authorization.as_ref());
+    [access_token, refresh_token, provider.client.secret.as_ref(), authorization].into_iter().flatten().collect()
 }
 
 /// Within a grace there must be time for a resend: a third of it at the most for one request.

@@ -1,0 +1,27 @@
+//! `tokenkeep ready`: whether the daemon does its work, for whoever restarts it.
+
+use super::client;
+use crate::cli::Common;
+use crate::error::{CliError, Exit};
+use crate::output;
+use clap::Args;
+
+/// Of `ready`.
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  tokenkeep ready                                       HEALTHCHECK of a container
+  until tokenkeep ready 2>/dev/null; do sleep 1; done   wait for the daemon
+
+Ready: the store can be written, the key is loaded, the scheduler moves. A provider that is down, or a connection that
+needs a sign-in, changes nothing: `status` tells about those.")]
+pub struct ReadyArgs {}
+
+/// Prints `ready`.
+///
+/// # Errors
+/// No daemon answers, or it cannot do its work now: exit code 75.
+pub fn run(common: &Common, _: &ReadyArgs) -> Result<Exit, CliError> {
+    client(common)?.get("/readyz")?;
+    output::write("ready\n")?;
+    Ok(Exit::Ok)
+}
