@@ -174,7 +174,7 @@ fn what_needs_a_restart_is_named_and_stays() {
     let daemon = installation.start();
     installation.configure("[refresh]\nin_flight_max = 7\nmax_retries = 9\n");
     reload(&daemon, RELOADED);
-    assert!(daemon.stderr().contains("setting=\"refresh.in_flight_max\""), "{}", daemon.stderr());
+    assert!(daemon.stderr().contains("setting=refresh.in_flight_max"), "{}", daemon.stderr());
     let shown = installation.run(&["config", "show"]).expect_code(0).stdout;
     let line = |name: &str| shown.lines().find(|line| line.starts_with(name)).expect("it is shown").to_owned();
     assert!(line("refresh.in_flight_max").contains("256 (after a restart 7)"), "{shown}");
