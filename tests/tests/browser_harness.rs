@@ -30,8 +30,8 @@ struct Application {
 
 impl Application {
     fn serve(policy: &'static str, body: &'static str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let origin = format!("http://{}", listener.local_addr().expect("it is bound"));
         let targets = Arc::<Mutex<Vec<String>>>::default();
         let kept = Arc::clone(&targets);
         // It ends with the process.
@@ -50,7 +50,7 @@ impl Application {
 
     /// The queries that came to the redirect URI.
     fn redirects(&self) -> Vec<HashMap<String, String>> {
-        let targets = self.targets.lock().unwrap();
+        let targets = self.targets.lock().expect("nobody panics with the lock");
         targets.iter().filter(|target| target.starts_with("/callback?")).map(|target| query(target)).collect()
     }
 }
@@ -65,7 +65,7 @@ fn answer(mut stream: TcpStream, policy: &str, body: &str, targets: &Mutex<Vec<S
         }
     }
     let target = String::from_utf8_lossy(&head).split(' ').nth(1).unwrap_or_default().to_owned();
-    targets.lock().unwrap().push(target);
+    targets.lock().expect("nobody panics with the lock").push(target);
     let head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-security-policy: {policy}\r\n\
          set-cookie: tried=1; HttpOnly; SameSite=Lax\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
@@ -75,7 +75,7 @@ fn answer(mut stream: TcpStream, policy: &str, body: &str, targets: &Mutex<Vec<S
 }
 
 fn query(target: &str) -> HashMap<String, String> {
-    let url = Url::parse("http://localhost").unwrap().join(target).unwrap();
+    let url = Url::parse(&format!("http://localhost{target}")).expect("a browser sends whole targets");
     url.query_pairs().into_owned().collect()
 }
 
@@ -85,7 +85,7 @@ fn application() -> Application {
 
 fn authorize_url(oidc: &Oidc, kind: ClientKind, redirect_uri: &str, more: &[(&str, &str)]) -> String {
     let challenge = BASE64_URL_SAFE_NO_PAD.encode(digest(&SHA256, VERIFIER.as_bytes()));
-    let mut url = Url::parse(oidc.issuer()).unwrap().join("/auth").unwrap();
+    let mut url = Url::parse(&format!("{}/auth", oidc.issuer())).expect("an issuer is a URL");
     url.query_pairs_mut()
         .extend_pairs([
             ("client_id", oidc.id_of(kind)),
@@ -298,6 +298,6 @@ fn a_client_shows_its_key_instead_of_a_secret() {
 
 fn claims(oidc: &Oidc) -> Value {
     let client = oidc.id_of(ClientKind::Key);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later").as_secs();
     json!({"iss": client, "sub": client, "aud": oidc.issuer(), "jti": now.to_string(), "iat": now, "exp": now + 60})
 }

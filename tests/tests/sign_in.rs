@@ -210,8 +210,9 @@ struct SignIn {
 impl SignIn {
     #[track_caller]
     fn begin(installation: &Installation, provider: &str, more: &[&str]) -> Self {
-        let process = installation.spawn(&Self::arguments(provider, &[&["--no-browser"], more].concat()));
-        Self { url: line_after(&process, OPEN), process }
+        let mut process = installation.spawn(&Self::arguments(provider, &[&["--no-browser"], more].concat()));
+        let url = line_after(&mut process, OPEN);
+        Self { process, url }
     }
 
     fn arguments<'a>(provider: &'a str, more: &[&'a str]) -> Vec<&'a str> {
@@ -279,11 +280,12 @@ fn brought_to(redirect: &str, redirect_uri: &str) -> String {
 
 /// What a command says after these words; waits for the line.
 #[track_caller]
-fn line_after(process: &Running, words: &str) -> String {
+fn line_after(process: &mut Running, words: &str) -> String {
     wait_for(&format!("`{words}`"), TELLS_WITHIN, || {
-        let said = process.stderr();
-        let line = said.split_inclusive('\n').find(|line| line.contains(words) && line.ends_with('\n'))?;
-        Some(line.split_once(words)?.1.trim_end().to_owned())
+        let (ended, said) = (process.ended(), process.stderr());
+        let line = said.split_inclusive('\n').find(|line| line.contains(words) && line.ends_with('\n'));
+        assert!(line.is_some() || ended.is_none(), "it ended before it said `{words}`:\n{said}");
+        Some(line?.split_once(words)?.1.trim_end().to_owned())
     })
 }
 
@@ -352,8 +354,8 @@ fn the_terminal_starts_a_browser() {
     fs::set_permissions(&opener, fs::Permissions::from_mode(0o755)).expect("it is ours");
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").expect("a PATH"));
 
-    let process = world.installation.spawn_with(&SignIn::arguments("op", &[]), &[("PATH", &path)]);
-    let url = line_after(&process, OPEN);
+    let mut process = world.installation.spawn_with(&SignIn::arguments("op", &[]), &[("PATH", &path)]);
+    let url = line_after(&mut process, OPEN);
     let asked =
         wait_for("the opener", TELLS_WITHIN, || fs::read_to_string(&opened).ok().filter(|text| !text.is_empty()));
     assert_eq!(asked, format!("{url}\n"));
@@ -390,7 +392,7 @@ fn code_through_the_daemon_s_own_callback_is_kept_fresh() {
 }
 
 /// Where the code of a device is typed in, and the code.
-fn device_told(process: &Running, oidc: &Oidc) -> (String, String) {
+fn device_told(process: &mut Running, oidc: &Oidc) -> (String, String) {
     let uri = format!("{}/device", oidc.issuer());
     let after = line_after(process, &uri);
     // oidc-provider's codes are two groups of four letters.
@@ -402,8 +404,8 @@ fn device_told(process: &Running, oidc: &Oidc) -> (String, String) {
 #[test]
 fn a_device_s_sign_in_is_kept_fresh() {
     let world = World::new(ClientKind::Public);
-    let process = world.installation.spawn(&SignIn::arguments("op", &["--device"]));
-    let (url, user_code) = device_told(&process, &world.oidc);
+    let mut process = world.installation.spawn(&SignIn::arguments("op", &["--device"]));
+    let (url, user_code) = device_told(&mut process, &world.oidc);
     let report = world.browser.profile(Scripts::Run).visit(Visit { user_code: &user_code, ..Visit::new(&url, "anna") });
     assert!(report.text.contains("Sign-in Success"), "{report:#?}");
     SignIn { process, url }.expect_connected();
@@ -479,8 +481,8 @@ fn denied_consent_ends_with_a_sentence() {
     expect_page(&world.browser.profile(Scripts::Off).visit(deny), &origin, told::DENIED);
     expect_told(sign_in.end(), told::DENIED);
 
-    let process = world.installation.spawn(&SignIn::arguments("op", &["--device"]));
-    let (url, user_code) = device_told(&process, &world.oidc);
+    let mut process = world.installation.spawn(&SignIn::arguments("op", &["--device"]));
+    let (url, user_code) = device_told(&mut process, &world.oidc);
     let deny = Visit { user_code: &user_code, answer: Answer::Deny, ..Visit::new(&url, "anna") };
     world.browser.profile(Scripts::Run).visit(deny);
     expect_told(SignIn { process, url }.end(), told::DENIED);
@@ -569,7 +571,7 @@ fn a_redirect_of_another_provider_ends_with_a_sentence() {
 }
 
 #[test]
-fn a_redirect_that_was_used_ends_with_a_sentence() {
+fn a_redirect_that_comes_twice_ends_with_a_sentence() {
     let world = World::with_callback();
     let (begun, profile) = (world.begin(), world.browser.profile(Scripts::Run));
     let origin = World::public_url(&begun);
@@ -580,15 +582,33 @@ fn a_redirect_that_was_used_ends_with_a_sentence() {
     assert_eq!(world.standing(&begun)["status"], "connected");
     // A code that came twice would have made the server end the grant.
     world.expect_intact(&before);
+}
 
-    // And at another sign-in in the same browser.
-    let next = world.begin();
-    let state = parameter(&world.hold(&profile, &next), "state");
-    let replayed = altered(&redirect, &[("state", Some(&state))]);
-    let report = profile.open(&replayed);
-    report.expect_clean(&origin);
-    assert!(report.status.is_some_and(|status| (400..500).contains(&status)), "{report:#?}");
-    assert_eq!(world.standing(&next)["status"], "failed");
+#[test]
+fn a_code_of_another_sign_in_ends_with_a_sentence() {
+    let world = World::with_callback();
+    let profile = world.browser.profile(Scripts::Run);
+    profile.open(&world.hold(&profile, &world.begin()));
+    let before = world.grant();
+
+    // Somebody else's code, brought to our sign-in: nothing but PKCE can tell.
+    let code = parameter(&world.hold(&world.browser.profile(Scripts::Run), &world.begin()), "code");
+    let begun = world.begin();
+    let redirect = world.hold(&profile, &begun);
+    let report = profile.open(&altered(&redirect, &[("code", Some(&code))]));
+    report.expect_clean(&World::public_url(&begun));
+    assert!(report.status.is_some_and(|status| status >= 400), "{report:#?}");
+    let standing = world.standing(&begun);
+    assert_eq!(standing["status"], "failed");
+    let message = standing["message"].as_str().expect("a sentence");
+    let seen = world.oidc.seen();
+    assert_eq!((&seen["codes"], seen["errors"].as_object().map(serde_json::Map::len)), (&1.into(), Some(1)), "{seen}");
+    assert_eq!(world.grant(), before);
+    world.installation.run(&["refresh", NAME, "--force"]).expect_code(0);
+    assert!(world.oidc.is_active(&world.token()));
+    // What the provider refused is a code: the refresh token in hand is as good as before.
+    assert!(!message.contains("refresh token"), "{message}");
+    assert!(report.text.to_lowercase().contains(&message.to_lowercase()), "{report:#?}");
 }
 
 #[test]
@@ -613,8 +633,8 @@ fn a_redirect_in_another_browser_ends_with_a_sentence() {
 fn an_expired_device_code_ends_with_a_sentence() {
     let world = World::with(ClientKind::Public, &Pages { device_ttl_s: 6, ..pages() });
     let before = world.connect();
-    let process = world.installation.spawn(&SignIn::arguments("op", &["--device"]));
-    let (url, _) = device_told(&process, &world.oidc);
+    let mut process = world.installation.spawn(&SignIn::arguments("op", &["--device"]));
+    let (url, _) = device_told(&mut process, &world.oidc);
     expect_told(SignIn { process, url }.end(), told::EXPIRED);
     assert_eq!(world.grant(), before);
     world.installation.run(&["refresh", NAME, "--force"]).expect_code(0);
