@@ -436,6 +436,15 @@ fn a_client_s_own_token_is_kept_fresh() {
 }
 
 #[test]
+fn a_client_that_may_not_act_for_itself_ends_with_a_sentence() {
+    let world = World::new(ClientKind::Public);
+    let ran = world.installation.run(&["connect", NAME, "--provider", "op", "--client"]);
+    assert!(!ran.stderr.contains("connected"), "{ran:?}");
+    expect_told(ran, "");
+    assert!(world.installation.connections().is_empty(), "something half done stays");
+}
+
+#[test]
 fn a_client_with_a_key_is_kept_fresh() {
     let key = ClientKey::generate();
     let oidc = Oidc::with_pages(&Pages { client_jwk: Some(key.jwk()), ..pages() });
