@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokenkeep::config::{IN_FLIGHT_MAX, REFRESH_IN_FLIGHT_MAX, REFRESH_PER_SECOND};
 use tokenkeep_core::Secret;
+use tokenkeep_core::catalogue::{PRESETS, Preset, preset};
 use tokenkeep_core::model::{check_name, printable};
 use tokenkeep_core::oauth::request::Client;
-use tokenkeep_core::provider::{ClientAuth, Preset, Rotation, Rules, preset, presets};
+use tokenkeep_core::provider::{ClientAuth, Rotation, Rules};
 use tokenkeep_core::schedule::Policy;
 use url::Url;
 
@@ -219,11 +220,11 @@ fn provider(name: &str, section: &Section<'_>, secrets: &Secrets<'_>) -> Result<
         ));
     }
     let preset = section.value("preset").map(|value| known_preset(&value)).transpose()?;
-    let rules = rules(section, preset.as_ref())?;
+    let rules = rules(section, preset)?;
     let client = client(section, secrets, rules.client_auth)?;
     let endpoint = |key: &str| section.value(key).map(|value| value.endpoint()).transpose();
     let limit = |key: &str, default: u32| section.value(key).map_or(Ok(default), |value| value.number(1..=LIMIT_MAX));
-    let mut provider = tokenkeep::Provider::new(name, token_url(section, preset.as_ref())?, client, rules);
+    let mut provider = tokenkeep::Provider::new(name, token_url(section, preset)?, client, rules);
     provider.refresh_per_second = limit("refresh_per_second", REFRESH_PER_SECOND)?;
     provider.refresh_in_flight_max = limit("refresh_in_flight_max", REFRESH_IN_FLIGHT_MAX)?;
     let endpoints = Endpoints {
@@ -234,8 +235,8 @@ fn provider(name: &str, section: &Section<'_>, secrets: &Secrets<'_>) -> Result<
     Ok(ProviderSettings { provider, endpoints })
 }
 
-fn known_preset(value: &Value<'_>) -> Result<Preset, ConfigError> {
-    let ids: Vec<&str> = presets().iter().map(|preset| preset.id).collect();
+fn known_preset(value: &Value<'_>) -> Result<&'static Preset, ConfigError> {
+    let ids: Vec<&str> = PRESETS.iter().map(|preset| preset.id).collect();
     let expected = format!("one of: {}", ids.join(", "));
     let id = value.text(&expected)?;
     preset(id).ok_or_else(|| {

@@ -89,7 +89,7 @@ fn the_example_of_the_documentation_is_read() {
     assert_eq!((corp.refresh_per_second, corp.refresh_in_flight_max), (5, 6));
     assert_eq!(jira.token_url.as_str(), "https://auth.atlassian.com/oauth/token");
     assert_eq!(jira.client.secret.as_ref().unwrap().expose(), "hush");
-    assert_eq!(jira.rules.dead_aliases.len(), 1);
+    assert_eq!(jira.rules.errors.len(), 1);
 }
 
 #[test]

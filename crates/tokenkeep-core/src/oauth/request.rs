@@ -62,7 +62,7 @@ pub fn token_request(rules: &Rules, client: &Client, grant: Grant<'_>) -> TokenR
             fields.extend([("client_id", client.id.as_str()), ("client_secret", secret)]);
             None
         }
-        (ClientAuth::SecretPost | ClientAuth::None, _) => {
+        (ClientAuth::SecretPost | ClientAuth::PrivateKeyJwt | ClientAuth::None, _) => {
             fields.push(("client_id", &client.id));
             None
         }
