@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokenkeep_core::classify::{Observation, Outcome, classify};
 use tokenkeep_core::lifecycle::{self, Step};
 use tokenkeep_core::model::{Connection, Renewal};
-use tokenkeep_core::oauth::request::{Grant, TokenRequest, token_request};
+use tokenkeep_core::oauth::request::{Extras, Grant, ProviderRequest, token_request};
 use tokenkeep_core::oauth::{TokenAnswer, TokenSet};
 use tokenkeep_core::provider::{Rotation, Rules};
 use tokenkeep_core::{Failure, FailureCode, Secret, Timestamp};
@@ -165,14 +165,15 @@ pub(super) fn rules_for<'a>(provider: &'a Provider, connection: &Connection) -> 
     }
 }
 
-fn request_for(rules: &Rules, provider: &Provider, work: &Work) -> Option<TokenRequest> {
+fn request_for(rules: &Rules, provider: &Provider, work: &Work) -> Option<ProviderRequest> {
     let grant = match work.connection.renewal {
-        Renewal::ClientCredentials => Grant::ClientCredentials(&work.connection.scopes),
+        Renewal::ClientCredentials => Grant::ClientCredentials { scopes: &work.connection.scopes },
         Renewal::RefreshToken | Renewal::Impossible => {
-            Grant::RefreshToken(work.tokens.as_ref()?.refresh_token.as_ref()?)
+            let token = work.tokens.as_ref()?.refresh_token.as_ref()?;
+            Grant::RefreshToken { token, redirect_uri: None }
         }
     };
-    Some(token_request(rules, &provider.client, grant))
+    Some(token_request(rules, &provider.client, grant, Extras::default()))
 }
 
 /// Within a grace there must be time for a resend: a third of it at the most for one request.
