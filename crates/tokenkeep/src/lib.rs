@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod connect;
 pub mod endpoint;
 pub mod engine;
 pub mod error;
