@@ -99,8 +99,26 @@ impl Installation {
         Running::start(self.command(arguments), Some(stdin)).finish(COMMAND_WITHIN)
     }
 
+    /// Starts a command beside the daemon, which waits for something.
+    #[track_caller]
+    pub fn spawn(&self, arguments: &[&str]) -> Running {
+        self.spawn_with(arguments, &[])
+    }
+
+    /// As [`Installation::spawn`], with these variables in its environment.
+    #[track_caller]
+    pub fn spawn_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Running {
+        let mut command = self.command(arguments);
+        command.envs(variables.iter().copied());
+        Running::start(command, Some(b""))
+    }
+
     fn serve(&self) -> Command {
-        let mut command = self.command(&["serve", "--listen", "127.0.0.1:0"]);
+        self.serve_at("127.0.0.1:0")
+    }
+
+    fn serve_at(&self, address: &str) -> Command {
+        let mut command = self.command(&["serve", "--listen", address]);
         command.arg("--config").arg(self.path("tokenkeep.toml"));
         command
     }
@@ -117,6 +135,12 @@ impl Installation {
         let mut command = self.serve();
         command.envs(variables.iter().copied());
         Daemon::ready(Running::start(command, Some(b"")), &self.state_dir())
+    }
+
+    /// As [`Installation::start`], at this address.
+    #[track_caller]
+    pub fn start_at(&self, address: &str) -> Daemon {
+        Daemon::ready(Running::start(self.serve_at(address), Some(b"")), &self.state_dir())
     }
 
     /// Starts the daemon; `None` where it refuses, which it must do with exit code 1 and a message.

@@ -127,6 +127,20 @@ impl Running {
         self.stderr.text()
     }
 
+    /// Writes a line to its standard input.
+    #[track_caller]
+    pub fn tell(&mut self, line: &str) {
+        let pipe = self.child.stdin.as_mut().expect("its standard input is open");
+        pipe.write_all(format!("{line}\n").as_bytes()).unwrap_or_else(|error| {
+            panic!("it does not hear: {error}\n{}", self.stderr.text());
+        });
+    }
+
+    /// Ends its standard input.
+    pub fn end_input(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
     /// Its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()

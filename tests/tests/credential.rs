@@ -370,7 +370,7 @@ fn doctor_finds_each_fault_and_names_its_mend() {
     let right = fs::read_to_string(config).expect("it is ours");
     fs::write(config, "[providers.mock]\ntokn_url = 3\n").expect("it is ours");
     let wrong = place.run(&["doctor", "--json", "--config", config]).expect_code(1).json();
-    assert_fault(&wrong, "configuration", "tokenkeep.toml:2:1", "token_url");
+    assert_fault(&wrong, "configuration", "tokenkeep.toml:2:1", "config check");
     place.installation.configure(&right);
     damage(&place.installation, &state_dir);
 }

@@ -7,8 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokenkeep_tests::daemon::{Daemon, Installation};
-use tokenkeep_tests::http::Request;
-use tokenkeep_tests::oidc::Oidc;
+use tokenkeep_tests::oidc::{Oidc, Read};
 
 const CONNECTIONS: usize = 50;
 const READERS: usize = 4;
@@ -32,8 +31,7 @@ fn every_token_read_is_valid_and_no_refresh_token_is_used_twice() {
     let seen = oidc.seen();
     let renewals = renewals(&installation);
     println!("{read:?}, at the server {seen}, renewals of a connection {:?}", extremes(&renewals));
-    assert!(read.refused.is_empty(), "{:?}", read.refused);
-    assert!(read.invalid.is_empty(), "{:?}", read.invalid);
+    read.expect_good();
     assert_eq!(seen["codes"], CONNECTIONS);
     assert_eq!((&seen["reuses"], &seen["revoked_grants"]), (&0.into(), &0.into()), "{seen}");
     assert_eq!(seen["errors"], serde_json::json!({}));
@@ -59,26 +57,6 @@ fn config(oidc: &Oidc) -> String {
     )
 }
 
-/// What the readers saw.
-#[derive(Debug, Default)]
-struct Read {
-    tokens: usize,
-    introspected: usize,
-    /// Answers that brought no token.
-    refused: Vec<String>,
-    /// Tokens that were not good, and why.
-    invalid: Vec<String>,
-}
-
-impl Read {
-    fn add(&mut self, other: Self) {
-        self.tokens += other.tokens;
-        self.introspected += other.introspected;
-        self.refused.extend(other.refused);
-        self.invalid.extend(other.invalid);
-    }
-}
-
 fn read_for_a_while(daemon: &Daemon, oidc: &Oidc) -> Read {
     let whole = Mutex::new(Read::default());
     thread::scope(|scope| {
@@ -99,31 +77,12 @@ fn read_as(reader: usize, daemon: &Daemon, oidc: &Oidc) -> Read {
     let (started, mut nth) = (Instant::now(), 0);
     while started.elapsed() < LASTS {
         let name = format!("c{}", (reader * CONNECTIONS / READERS + nth) % CONNECTIONS);
-        read_one(&name, nth % INTROSPECT_EVERY == 0, daemon, oidc, &mut read);
+        read.one(daemon, &name, nth.is_multiple_of(INTROSPECT_EVERY).then_some(oidc));
         nth += 1;
         // Not a wait for something: this is the readers' pace.
         thread::sleep((READ_EVERY * nth as u32).saturating_sub(started.elapsed()));
     }
     read
-}
-
-fn read_one(name: &str, introspect: bool, daemon: &Daemon, oidc: &Oidc, read: &mut Read) {
-    let answer = daemon.ask(Request::get(&format!("/v1/connections/{name}/token")));
-    if answer.status != 200 {
-        return read.refused.push(format!("{name}: {} {}", answer.status, answer.body));
-    }
-    let token = answer.json();
-    read.tokens += 1;
-    if token["expires_in"].as_u64().is_none_or(|seconds| seconds == 0) || token["stale"] != false {
-        let told = (&token["expires_in"], &token["stale"], &token["warnings"]);
-        read.invalid.push(format!("{name}: expires_in, stale, warnings {told:?}"));
-    }
-    if introspect {
-        read.introspected += 1;
-        if !oidc.is_active(token["access_token"].as_str().unwrap_or_default()) {
-            read.invalid.push(format!("{name}: the server says that the token is not active"));
-        }
-    }
 }
 
 fn renewals(installation: &Installation) -> Vec<u64> {

@@ -6,6 +6,7 @@ use crate::commands::{
     backup::BackupArgs,
     completions::CompletionsArgs,
     config::ConfigArgs,
+    connect::ConnectArgs,
     credential::CredentialArgs,
     demo::DemoArgs,
     doctor::DoctorArgs,
@@ -102,6 +103,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Check and show the configuration
     Config(ConfigArgs),
+    /// Sign in: by a browser, at another device, or as the client itself
+    Connect(ConnectArgs),
     /// Take over an existing token set, or many
     Import(ImportArgs),
     /// Print the whole token set as a token file

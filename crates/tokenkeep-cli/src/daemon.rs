@@ -1,5 +1,6 @@
 //! The engine with its API around it: what `serve` and `demo` run.
 
+use crate::api::oauth::SignIns;
 use crate::api::stream::Streams;
 use crate::api::{self, Api};
 use crate::config::live::Live;
@@ -20,6 +21,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use url::Url;
 
 /// How long an engine that cannot go on may take to close.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
@@ -53,15 +55,24 @@ pub enum End {
 
 impl Daemon {
     /// Opens the engine, which takes the state folder's lock, then listens. `live` is what its API tells of the
-    /// configuration.
+    /// configuration; `public_url` is where browsers find it, if not at its own address.
     ///
     /// # Errors
     /// The engine does not open, or an address cannot be listened on.
-    pub async fn start(config: Config, listen: Listen, live: Arc<Live>) -> Result<Self, CliError> {
+    pub async fn start(
+        config: Config,
+        listen: Listen,
+        live: Arc<Live>,
+        public_url: Option<Url>,
+    ) -> Result<Self, CliError> {
         let socket = state_dir::socket(&config.state_dir)?;
         let keep = TokenKeep::open(config).await?;
         match listeners(&socket, listen).await {
-            Ok((unix, tcp)) => Ok(Self::serve(keep, live, socket, unix, tcp)),
+            Ok((unix, tcp)) => {
+                let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
+                let sign_ins = SignIns::at(public_url.or_else(|| address.and_then(address_of)));
+                Ok(Self::serve(keep, live, sign_ins, socket, unix, tcp))
+            }
             Err(error) => {
                 keep.shutdown().await;
                 Err(error)
@@ -69,11 +80,18 @@ impl Daemon {
         }
     }
 
-    fn serve(keep: TokenKeep, live: Arc<Live>, socket: PathBuf, unix: UnixListener, tcp: Option<TcpListener>) -> Self {
+    fn serve(
+        keep: TokenKeep,
+        live: Arc<Live>,
+        sign_ins: SignIns,
+        socket: PathBuf,
+        unix: UnixListener,
+        tcp: Option<TcpListener>,
+    ) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let api = Api { keep: keep.clone(), streams: Streams::new(stopped.clone()), config: live };
         let mut servers = JoinSet::new();
         let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
+        let api = Api { keep: keep.clone(), streams: Streams::new(stopped.clone()), config: live, sign_ins };
         if let Some(tcp) = tcp {
             servers.spawn(server::serve(tcp, api::public(api.clone()), stopped.clone()));
         }
@@ -141,6 +159,12 @@ impl Daemon {
             tracing::debug!(%error, "the socket could not be removed");
         }
     }
+}
+
+/// Where browsers of this machine find the daemon.
+fn address_of(tcp: SocketAddr) -> Option<Url> {
+    let host = if tcp.ip().is_loopback() { "localhost".to_owned() } else { tcp.ip().to_string() };
+    Url::parse(&format!("http://{host}:{}/", tcp.port())).ok()
 }
 
 async fn listeners(socket: &Path, listen: Listen) -> Result<(UnixListener, Option<TcpListener>), CliError> {

@@ -96,6 +96,15 @@ impl CliError {
         self
     }
 
+    /// What happened, in one sentence without a final stop; nothing where nobody is left to tell.
+    #[must_use]
+    pub fn cause(&self) -> &str {
+        match self {
+            Self::BrokenPipe => "",
+            Self::Told(told) => &told.cause,
+        }
+    }
+
     /// How the process ends. A reader that went away is no failure of ours.
     #[must_use]
     pub fn exit(&self) -> Exit {

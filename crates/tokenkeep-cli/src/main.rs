@@ -8,6 +8,7 @@ mod client;
 mod commands;
 mod config;
 mod daemon;
+mod discovered;
 mod env;
 mod error;
 mod logging;

@@ -3,6 +3,7 @@
 use crate::config::files::{self, Given, LoadError, Loaded};
 use crate::config::live::Live;
 use crate::config::{RESTART_SETTINGS, Settings};
+use crate::discovered;
 use crate::error::CliError;
 use crate::notify;
 use std::path::PathBuf;
@@ -34,12 +35,14 @@ pub struct Reloader {
     pub keep: TokenKeep,
     /// What is in use.
     pub live: Arc<Live>,
+    /// An issuer has not said its endpoints yet, and is to be asked again.
+    pub lacking: bool,
 }
 
 impl Reloader {
     /// Reloads at every SIGHUP, for ever.
-    pub async fn on(self, mut hangups: Hangups) {
-        while hangups.0.recv().await.is_some() {
+    pub async fn on(mut self, mut hangups: Hangups) {
+        while self.is_time(&mut hangups).await {
             // A service manager waits for the second word, whatever came of it.
             notify::reloading();
             self.reload().await;
@@ -47,7 +50,21 @@ impl Reloader {
         }
     }
 
-    async fn reload(&self) {
+    /// Waits for a SIGHUP, or for the time to ask an issuer again; false when there is nothing more to wait for.
+    async fn is_time(&self, hangups: &mut Hangups) -> bool {
+        let again = async {
+            match self.lacking {
+                true => tokio::time::sleep(discovered::ASK_AGAIN_AFTER).await,
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            hangup = hangups.0.recv() => hangup.is_some(),
+            () = again => true,
+        }
+    }
+
+    async fn reload(&mut self) {
         let given = self.given.clone();
         let loaded = match tokio::task::spawn_blocking(move || load_again(&given)).await {
             Ok(loaded) => loaded,
@@ -59,7 +76,9 @@ impl Reloader {
         }
     }
 
-    async fn take(&self, settings: Settings, path: Option<PathBuf>) {
+    async fn take(&mut self, mut settings: Settings, path: Option<PathBuf>) {
+        let providers = std::mem::take(&mut settings.providers);
+        (settings.providers, self.lacking) = discovered::complete(providers, &self.state_dir).await;
         let shown = settings.shown.clone();
         let taken = self.keep.reload(settings.into_config(&self.state_dir)).await;
         for name in self.live.take(path, shown, self.keep.now()) {

@@ -3,7 +3,7 @@
 use crate::failure::{Failure, FailureCode};
 use crate::oauth::response::{ErrorAnswer, Reading, read};
 use crate::oauth::{RawAnswer, TokenAnswer};
-use crate::provider::Rules;
+use crate::provider::{Means, Rules};
 use crate::secret::Secret;
 use std::time::Duration;
 
@@ -114,12 +114,20 @@ fn classify_answer(rules: &Rules, answer: &RawAnswer) -> Outcome {
         Reading::Error(error) => error,
         _ => ErrorAnswer::default(),
     };
-    if is_dead(rules, &error) {
+    let meaning = rules.meaning(answer.status, &error.error, &error.description);
+    if meaning == Some(Means::Dead) || (meaning.is_none() && error.error == "invalid_grant") {
         return setback(SetbackKind::Rejected, said(FailureCode::InvalidGrant, answer, &error));
     }
-    if is_rate_limit(answer, &error) {
+    if meaning == Some(Means::Throttled) || is_rate_limit(answer, &error) {
         let wait = answer.retry_after.unwrap_or(RETRY_AFTER_ASSUMED).min(RETRY_AFTER_MAX);
         return setback(SetbackKind::Throttled { wait }, said(FailureCode::RateLimited, answer, &error));
+    }
+    if meaning == Some(Means::NotProcessed) {
+        return setback(SetbackKind::Transient { alarm: false }, said(FailureCode::Unavailable, answer, &error));
+    }
+    if meaning == Some(Means::WrongClient) {
+        let kind = SetbackKind::Misconfigured { reach: Reach::Pair };
+        return setback(kind, said(FailureCode::InvalidClient, answer, &error));
     }
     if matches!(answer.status, 408 | 425 | 503) || error.error == "temporarily_unavailable" {
         return unavailable(rules, answer, said(FailureCode::Unavailable, answer, &error));
@@ -135,14 +143,6 @@ fn classify_answer(rules: &Rules, answer: &RawAnswer) -> Outcome {
         return doubt(rules, None, failure(FailureCode::AnswerUnreadable, answer, looks));
     }
     setback(SetbackKind::Transient { alarm: true }, said(FailureCode::UnknownAnswer, answer, &error))
-}
-
-fn is_dead(rules: &Rules, error: &ErrorAnswer) -> bool {
-    let description = error.description.to_ascii_lowercase();
-    error.error == "invalid_grant"
-        || rules.dead_aliases.iter().any(|alias| {
-            alias.error == error.error && description.contains(&alias.description_contains.to_ascii_lowercase())
-        })
 }
 
 fn is_rate_limit(answer: &RawAnswer, error: &ErrorAnswer) -> bool {
@@ -172,7 +172,7 @@ fn unavailable(rules: &Rules, answer: &RawAnswer, failure: Failure) -> Outcome {
 
 fn misconfiguration(answer: &RawAnswer, error: &ErrorAnswer) -> Option<(FailureCode, Reach)> {
     Some(match error.error.as_str() {
-        "invalid_client" | "incorrect_client_credentials" => (FailureCode::InvalidClient, Reach::Pair),
+        "invalid_client" => (FailureCode::InvalidClient, Reach::Pair),
         "unauthorized_client" => (FailureCode::UnauthorizedClient, Reach::Connection),
         "invalid_scope" => (FailureCode::InvalidScope, Reach::Connection),
         "unsupported_grant_type" | "invalid_request" => (FailureCode::InvalidRequest, Reach::Connection),
@@ -216,7 +216,8 @@ fn said(code: FailureCode, answer: &RawAnswer, error: &ErrorAnswer) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::provider::{Rotation, preset};
+    use crate::catalogue::preset;
+    use crate::provider::Rotation;
     use proptest::prelude::*;
     use zeroize::Zeroizing;
 
@@ -278,7 +279,7 @@ mod tests {
         for rotation in CLASSES {
             assert_eq!(meaning(&rules(rotation), answer(400, r#"{"error":"invalid_grant"}"#)), dead);
         }
-        let atlassian = preset("atlassian").unwrap().rules;
+        let atlassian = preset("atlassian").unwrap().rules.clone();
         let both = [
             r#"{"error":"invalid_grant","error_description":"Unknown or invalid refresh token."}"#,
             r#"{"error":"unauthorized_client","error_description":"refresh_token is invalid"}"#,
@@ -286,7 +287,7 @@ mod tests {
         for body in both {
             assert_eq!(meaning(&atlassian, answer(403, body)), dead);
         }
-        let github = preset("github-app").unwrap().rules;
+        let github = preset("github-app").unwrap().rules.clone();
         assert_eq!(meaning(&github, answer(200, r#"{"error":"bad_refresh_token"}"#)), dead);
         // Without the alias, the second is a wrong client.
         assert_eq!(meaning(&Rules::default(), answer(403, both[1])).1, FailureCode::UnauthorizedClient);

@@ -69,11 +69,11 @@ catalogue! {
     UnknownAnswer = "unknown_answer", "The provider answered with something that Tokenkeep does not know.",
         "Read the detail; if the provider means something by it, add it to the provider's error aliases.";
     InvalidGrant = "invalid_grant", "The provider says that the refresh token is no longer valid.",
-        "Sign in again, and give the new token set to `tokenkeep import NAME`.";
+        "Sign in again: `tokenkeep connect NAME`, or give a new token set to `tokenkeep import NAME`.";
     LostInFlight = "lost_in_flight", "An answer with a new refresh token was lost on its way, and the old one is no longer valid.",
-        "Sign in again, and give the new token set to `tokenkeep import NAME`.";
+        "Sign in again: `tokenkeep connect NAME`, or give a new token set to `tokenkeep import NAME`.";
     NoRefreshToken = "no_refresh_token", "The access token ends and there is no refresh token to renew it with.",
-        "Sign in again and ask for offline access (for example the scope offline_access), then `tokenkeep import NAME`.";
+        "Sign in again and ask for offline access (for example the scope offline_access): `tokenkeep connect NAME`.";
     InvalidClient = "invalid_client", "The provider does not accept our client id, secret, or the way they are sent.",
         "Check client_id, client_secret and client_auth of this provider in the configuration; a reload (SIGHUP) of a mended one releases it at once. If the mistake was the provider's, `tokenkeep resume NAME`.";
     UnauthorizedClient = "unauthorized_client", "The provider does not let this client use this kind of grant.",
@@ -90,6 +90,8 @@ catalogue! {
         "Mend the provider's client in the configuration and reload it (SIGHUP); else one probe every 15 minutes finds out by itself.";
     RestoredCopy = "restored_copy", "The database is a restored copy: its refresh tokens may have been used since it was made.",
         "If no other copy of this database runs, `tokenkeep resume NAME` tries this one, and `tokenkeep resume --all-sole-copy` all; else sign in again.";
+    NotRevoked = "not_revoked", "The provider did not revoke the grant.",
+        "Try again, or remove the connection without --revoke and end the grant in the account's settings at the provider.";
     Interrupted = "interrupted", "The attempt ended before anything was sent.",
         "Nothing to do: Tokenkeep tries again.";
     AnswerLost = "answer_lost", "The process ended between sending the request and keeping its answer.",

@@ -2,13 +2,14 @@
 //!
 //! When to refresh ([`schedule`]), what an answer means ([`classify`]), what a connection becomes
 //! ([`lifecycle`]), how a request is written and an answer read ([`oauth`]), and what a provider is
-//! like ([`provider`]).
+//! like ([`provider`], and the known ones in [`catalogue`]).
 //!
 //! Everything here takes the time and the random draw as arguments. Nothing here asks a clock,
 //! opens anything, or runs anything; a test in the workspace holds that wall.
 //!
 //! Read in this order: [`model`] (what a connection is), [`schedule`], [`classify`], [`lifecycle`].
 
+pub mod catalogue;
 pub mod classify;
 pub mod event;
 pub mod failure;

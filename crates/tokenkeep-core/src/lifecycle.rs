@@ -353,7 +353,7 @@ pub const fn renewal_of(has_refresh_token: bool) -> Renewal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{AttemptNumber, Claim, ConnectionId, ConnectionKey, GrantNumber, Holder, Stats, Status};
+    use crate::model::{AttemptNumber, Claim, ConnectionId, ConnectionKey, GrantNumber, Holder, Origin, Stats, Status};
     use crate::secret::Secret;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -381,6 +381,7 @@ mod tests {
             generation: Generation(4),
             attempt: AttemptNumber(9),
             committed: AttemptNumber(5),
+            origin: Origin::default(),
             times: TokenTimes {
                 issued_at: T0,
                 expires_at: Some(T0 + secs(3600)),

@@ -316,6 +316,8 @@ pub struct Connection {
     pub attempt: AttemptNumber,
     /// The attempt that brought the token set in hand; 0 for an import.
     pub committed: AttemptNumber,
+    /// Where its grant comes from.
+    pub origin: Origin,
     /// The times of the token set in hand.
     pub times: TokenTimes,
     /// Where it stands.
@@ -332,6 +334,15 @@ pub struct Connection {
     pub last_error: Option<LastError>,
     /// Attempts so far.
     pub stats: Stats,
+}
+
+/// Where a grant comes from, as far as anybody knows. Of an import nothing is known.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Origin {
+    /// Whose it is, as the provider names the account.
+    pub account: Option<String>,
+    /// The redirect URI of the sign-in, which some providers want to see again at each refresh.
+    pub redirect_uri: Option<String>,
 }
 
 /// The status that people see: the first that applies, in this order.

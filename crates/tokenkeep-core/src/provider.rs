@@ -1,5 +1,6 @@
-//! What a provider is like: rules as data, and the catalogue of known ones.
+//! What a provider is like: its rules as data. The known ones are in [`crate::catalogue`].
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
@@ -72,12 +73,15 @@ pub enum ClientAuth {
     SecretPost,
     /// Id and secret in an `Authorization: Basic` header, each form-encoded first.
     SecretBasic,
+    /// A JWT signed with the client's private key (RFC 7523 section 2.2).
+    PrivateKeyJwt,
     /// A public client: only the id, in the body.
     None,
 }
 
 impl ClientAuth {
-    /// Reads the names of RFC 7591: `client_secret_post`, `client_secret_basic`, `none`.
+    /// Reads the names of RFC 7591 and OpenID Connect: `client_secret_post`, `client_secret_basic`, `private_key_jwt`,
+    /// `none`.
     ///
     /// # Errors
     /// A sentence that says what was expected.
@@ -85,9 +89,10 @@ impl ClientAuth {
         match text {
             "client_secret_post" => Ok(Self::SecretPost),
             "client_secret_basic" => Ok(Self::SecretBasic),
+            "private_key_jwt" => Ok(Self::PrivateKeyJwt),
             "none" => Ok(Self::None),
             _ => Err(format!(
-                "`{}` is no client authentication: expected client_secret_post, client_secret_basic or none",
+                "`{}` is no client authentication: expected client_secret_post, client_secret_basic, private_key_jwt or none",
                 crate::model::printable(text, 60)
             )),
         }
@@ -99,6 +104,7 @@ impl ClientAuth {
         match self {
             Self::SecretPost => "client_secret_post",
             Self::SecretBasic => "client_secret_basic",
+            Self::PrivateKeyJwt => "private_key_jwt",
             Self::None => "none",
         }
     }
@@ -113,14 +119,54 @@ pub enum BodyFormat {
     Json,
 }
 
-/// An error of this provider's own that means: this refresh token is dead.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct DeadAlias {
-    /// The value of `error`.
-    pub error: String,
-    /// What `error_description` must contain, compared without case; empty: anything.
-    pub description_contains: String,
+/// What an error of a provider's own means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Means {
+    /// The refresh token is dead, as `invalid_grant` (RFC 6749 section 5.2) says it.
+    Dead,
+    /// Too many requests.
+    Throttled,
+    /// The client's id or secret is wrong, as `invalid_client` says it.
+    WrongClient,
+    /// The request was refused before it was looked at: it may be repeated whatever the rotation class.
+    NotProcessed,
 }
+
+/// How a provider says something in words of its own. The first rule that fits decides.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ErrorRule {
+    /// Only with this status; `None`: with any.
+    pub status: Option<u16>,
+    /// The value of `error`.
+    pub error: Cow<'static, str>,
+    /// What `error_description` must contain, compared without case; empty: anything.
+    pub description_contains: Cow<'static, str>,
+    /// What it means.
+    pub means: Means,
+}
+
+impl ErrorRule {
+    /// A rule that is known at compile time.
+    #[must_use]
+    pub const fn known(
+        status: Option<u16>,
+        error: &'static str,
+        description_contains: &'static str,
+        means: Means,
+    ) -> Self {
+        Self { status, error: Cow::Borrowed(error), description_contains: Cow::Borrowed(description_contains), means }
+    }
+
+    /// Whether an answer with this status and these words is meant.
+    #[must_use]
+    pub fn fits(&self, status: u16, error: &str, description: &str) -> bool {
+        let contains = || description.to_ascii_lowercase().contains(&self.description_contains.to_ascii_lowercase());
+        self.status.is_none_or(|wanted| wanted == status) && self.error == error && contains()
+    }
+}
+
+/// A name and a value that every request to a provider carries.
+pub type Param = (Cow<'static, str>, Cow<'static, str>);
 
 /// The rules of one provider.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -131,8 +177,14 @@ pub struct Rules {
     pub client_auth: ClientAuth,
     /// How parameters travel.
     pub body_format: BodyFormat,
-    /// Errors besides `invalid_grant` that mean a dead refresh token.
-    pub dead_aliases: Vec<DeadAlias>,
+    /// What its own errors mean, beside the standard's.
+    pub errors: Cow<'static, [ErrorRule]>,
+    /// What every token request carries besides the standard's parameters.
+    pub token_params: Cow<'static, [Param]>,
+    /// What headers every token request carries besides the standard's, their names in lower case.
+    pub headers: Cow<'static, [Param]>,
+    /// A refresh repeats the `redirect_uri` of the sign-in.
+    pub redirect_uri_on_refresh: bool,
     /// A 503 means that the request was not processed, so that it may be repeated.
     pub unavailable_is_unprocessed: bool,
     /// The access token's life where the answer does not say.
@@ -145,96 +197,35 @@ pub struct Rules {
     pub rotation_ends_access_after: Option<Duration>,
 }
 
-impl Default for Rules {
+impl Rules {
     /// RFC 6749 to the letter, with the rotation class unknown.
-    fn default() -> Self {
-        Self {
-            rotation: Rotation::Unknown,
-            client_auth: ClientAuth::SecretPost,
-            body_format: BodyFormat::Form,
-            dead_aliases: Vec::new(),
-            unavailable_is_unprocessed: false,
-            access_life: None,
-            idle_life: None,
-            absolute_life: None,
-            rotation_ends_access_after: None,
-        }
+    pub const STANDARD: Self = Self {
+        rotation: Rotation::Unknown,
+        client_auth: ClientAuth::SecretPost,
+        body_format: BodyFormat::Form,
+        errors: Cow::Borrowed(&[]),
+        token_params: Cow::Borrowed(&[]),
+        headers: Cow::Borrowed(&[]),
+        redirect_uri_on_refresh: false,
+        unavailable_is_unprocessed: false,
+        access_life: None,
+        idle_life: None,
+        absolute_life: None,
+        rotation_ends_access_after: None,
+    };
+
+    /// What the first rule that fits an error answer says about it.
+    #[must_use]
+    pub fn meaning(&self, status: u16, error: &str, description: &str) -> Option<Means> {
+        self.errors.iter().find(|rule| rule.fits(status, error, description)).map(|rule| rule.means)
     }
 }
 
-/// A row of the catalogue: a provider that is known by name.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Preset {
-    /// Its name in `preset = "..."`.
-    pub id: &'static str,
-    /// Its token endpoint.
-    pub token_url: &'static str,
-    /// Its rules.
-    pub rules: Rules,
-    /// Where the facts come from.
-    pub source: &'static str,
-}
-
-const DAY: u64 = 86_400;
-
-/// The presets that ship with Tokenkeep, in the order of their names.
-#[must_use]
-pub fn presets() -> Vec<Preset> {
-    let days = |days: u64| Some(Duration::from_secs(days * DAY));
-    vec![
-        Preset {
-            id: "atlassian",
-            token_url: "https://auth.atlassian.com/oauth/token",
-            rules: Rules {
-                rotation: Rotation::Grace(Duration::from_secs(600)),
-                body_format: BodyFormat::Json,
-                dead_aliases: vec![DeadAlias {
-                    error: "unauthorized_client".to_owned(),
-                    description_contains: "refresh_token is invalid".to_owned(),
-                }],
-                access_life: Some(Duration::from_secs(3600)),
-                idle_life: days(90),
-                absolute_life: days(365),
-                rotation_ends_access_after: Some(Duration::from_secs(600)),
-                ..Rules::default()
-            },
-            source: "developer.atlassian.com/cloud/oauth/getting-started/refresh-tokens (2026-11); staff in community.developer.atlassian.com/t/54172 and t/60806",
-        },
-        Preset {
-            id: "github-app",
-            token_url: "https://github.com/login/oauth/access_token",
-            rules: Rules {
-                rotation: Rotation::Strict,
-                dead_aliases: vec![DeadAlias {
-                    error: "bad_refresh_token".to_owned(),
-                    description_contains: String::new(),
-                }],
-                access_life: Some(Duration::from_secs(28_800)),
-                absolute_life: None,
-                idle_life: days(183),
-                rotation_ends_access_after: Some(Duration::ZERO),
-                ..Rules::default()
-            },
-            source: "docs.github.com: refreshing user access tokens (2026-11)",
-        },
-        Preset {
-            id: "google",
-            token_url: "https://oauth2.googleapis.com/token",
-            rules: Rules {
-                rotation: Rotation::Persistent,
-                access_life: Some(Duration::from_secs(3599)),
-                idle_life: days(180),
-                ..Rules::default()
-            },
-            source: "developers.google.com/identity/protocols/oauth2, as quoted by others (secondary)",
-        },
-    ]
-}
-
-/// The preset of this name.
-#[must_use]
-pub fn preset(id: &str) -> Option<Preset> {
-    presets().into_iter().find(|preset| preset.id == id)
+impl Default for Rules {
+    /// [`Rules::STANDARD`].
+    fn default() -> Self {
+        Self::STANDARD
+    }
 }
 
 #[cfg(test)]
@@ -248,13 +239,6 @@ mod tests {
         }
         for bad in ["", "grace", "grace:0", "grace:x", "Strict", "grace:99999999"] {
             assert!(Rotation::parse(bad).unwrap_err().contains("expected persistent"), "{bad}");
-        }
-    }
-
-    #[test]
-    fn presets_are_https_and_name_their_source() {
-        for preset in presets() {
-            assert!(preset.token_url.starts_with("https://") && !preset.source.is_empty(), "{}", preset.id);
         }
     }
 }

@@ -1,13 +1,14 @@
 //! What [`TokenKeep::open`](crate::TokenKeep::open) needs to know.
 
+use crate::connect::settings::SignIn;
 use crate::keys::KeySource;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokenkeep_core::oauth::request::Client;
-use tokenkeep_core::provider::Rules;
+use tokenkeep_core::provider::{ClientAuth, Rules};
 use tokenkeep_core::schedule::Policy;
-use tokenkeep_core::{ConnectionKey, Secret};
+use tokenkeep_core::{ConnectionKey, Secret, Timestamp};
 use url::Url;
 
 /// The most attempts that may be in flight at once unless said otherwise; the journal has as many slots.
@@ -90,6 +91,10 @@ pub struct Provider {
     pub client: Arc<Client>,
     /// Its rules.
     pub rules: Rules,
+    /// Where refreshes go, if not to the token endpoint.
+    pub refresh_url: Option<Url>,
+    /// How people, and the client itself, sign in at it.
+    pub sign_in: SignIn,
     /// Admission: refreshes a second at this endpoint with this client.
     pub refresh_per_second: u32,
     /// Admission: refreshes in flight at this endpoint with this client.
@@ -105,15 +110,33 @@ impl Provider {
             token_url,
             client: Arc::new(client),
             rules,
+            refresh_url: None,
+            sign_in: SignIn::default(),
             refresh_per_second: REFRESH_PER_SECOND,
             refresh_in_flight_max: REFRESH_IN_FLIGHT_MAX,
         }
+    }
+
+    /// Where refreshes go.
+    #[must_use]
+    pub fn refreshes_at(&self) -> &Url {
+        self.refresh_url.as_ref().unwrap_or(&self.token_url)
+    }
+
+    /// The client's signed assertion for one request to `url` at `now`, in wall time, where it authenticates by a key.
+    #[must_use]
+    pub fn client_assertion(&self, url: &Url, now: Timestamp) -> Option<Secret> {
+        let key = self.sign_in.signing_key.as_ref().filter(|_| self.rules.client_auth == ClientAuth::PrivateKeyJwt)?;
+        // RFC 7523 section 3 takes the issuer as audience too, and providers of today prefer it.
+        let audience = self.sign_in.issuer.as_deref().unwrap_or(url.as_str());
+        Some(key.assert(&self.client.id, None, audience, now))
     }
 
     /// Everything that decides what the provider thinks of our requests, as one text: by it, a change is known that
     /// may clear the cause of a hold. Admission limits are not in it.
     #[must_use]
     pub fn configuration(&self) -> Secret {
-        self.client.described(&format!("{} {:?}", self.token_url, self.rules))
+        let key = self.sign_in.signing_key.as_ref().map(|key| key.public_key());
+        self.client.described(&format!("{} {:?} {key:?}", self.refreshes_at(), self.rules))
     }
 }

@@ -3,11 +3,12 @@
 use crate::config::Declared;
 use crate::engine::lock;
 use crate::error::Error;
-use crate::import::Import;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use tokenkeep_core::ConnectionKey;
 use tokenkeep_core::model::printable;
+
+type Labels = BTreeMap<String, String>;
 
 /// The connections that are declared at this moment.
 #[derive(Debug, Default)]
@@ -33,40 +34,34 @@ impl DeclaredConnections {
         if lock(&self.0).contains_key(key) { Err(Error::Declared(key.clone())) } else { Ok(()) }
     }
 
-    /// The import with what the file says of its connection.
-    pub(crate) fn complete(&self, mut import: Import) -> Result<Import, Error> {
+    /// The labels of a new grant, with what the file says of its connection.
+    pub(crate) fn labels_of(
+        &self,
+        key: &ConnectionKey,
+        provider: &str,
+        labels: Option<Labels>,
+    ) -> Result<Option<Labels>, Error> {
         let declared = lock(&self.0);
-        let Some(declared) = declared.get(&import.key) else { return Ok(import) };
+        let Some(declared) = declared.get(key) else { return Ok(labels) };
         let other = |field: &str, found: String, expected: &str| Error::Invalid {
             field: field.to_owned(),
             found,
-            expected: format!("{expected}: the configuration declares `{}`, and is master of it", import.key),
+            expected: format!("{expected}: the configuration declares `{key}`, and is master of it"),
         };
-        if import.provider != declared.provider {
-            let found = format!("found `{}`", printable(&import.provider, 60));
+        if provider != declared.provider {
+            let found = format!("found `{}`", printable(provider, 60));
             return Err(other("provider", found, &format!("`{}`", declared.provider)));
         }
-        if import.labels.as_ref().is_some_and(|labels| *labels != declared.labels) {
+        if labels.as_ref().is_some_and(|labels| *labels != declared.labels) {
             return Err(other("labels", "found others than declared".to_owned(), "none, or the same"));
         }
-        import.labels = Some(declared.labels.clone());
-        Ok(import)
+        Ok(Some(declared.labels.clone()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokenkeep_core::Secret;
-
-    fn import(provider: &str, labels: Option<&str>) -> Import {
-        Import {
-            key: ConnectionKey::in_default("jira").unwrap(),
-            provider: provider.to_owned(),
-            token: Secret::new("{}"),
-            labels: labels.map(team),
-        }
-    }
 
     fn team(name: &str) -> BTreeMap<String, String> {
         BTreeMap::from([("team".to_owned(), name.to_owned())])
@@ -83,16 +78,17 @@ mod tests {
             token_files: Vec::new(),
         };
         let connections = DeclaredConnections::new(vec![declared]);
-        assert_eq!(connections.complete(import("atlassian", None)).unwrap().labels, Some(team("core")));
-        assert!(connections.complete(import("atlassian", Some("core"))).is_ok());
-        for (wrong, named) in [(import("github", None), "`atlassian`"), (import("atlassian", Some("ops")), "labels")] {
-            let error = connections.complete(wrong).unwrap_err().to_string();
+        let asked = |provider, labels: Option<&str>| connections.labels_of(&key, provider, labels.map(team));
+        assert_eq!(asked("atlassian", None).unwrap(), Some(team("core")));
+        assert!(asked("atlassian", Some("core")).is_ok());
+        for (wrong, named) in [(asked("github", None), "`atlassian`"), (asked("atlassian", Some("ops")), "labels")] {
+            let error = wrong.unwrap_err().to_string();
             assert!(error.contains(named) && error.contains("declares `jira`"), "{error}");
         }
         assert!(matches!(connections.check_removal(&key), Err(Error::Declared(_))));
 
         connections.replace(Vec::new());
-        assert_eq!(connections.complete(import("github", Some("ops"))).unwrap().labels, Some(team("ops")));
+        assert_eq!(asked("github", Some("ops")).unwrap(), Some(team("ops")));
         assert!(connections.check_removal(&key).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! What can go wrong for a caller, named by what the caller can do about it.
 
 use crate::backup::BackupError;
+use crate::connect::SignInError;
 use crate::keys::KeyError;
 use crate::store::StoreError;
 use std::path::PathBuf;
@@ -48,6 +49,9 @@ pub enum Error {
         /// When it will be tried by itself (steady time).
         retry_at: Option<Timestamp>,
     },
+    /// A sign-in did not come to its end. The grant in hand, if there is one, is as it was.
+    #[error(transparent)]
+    SignIn(#[from] SignInError),
     /// Only the configuration can take it away.
     #[error("`{0}` is declared in the configuration")]
     Declared(ConnectionKey),

@@ -33,3 +33,16 @@ pub enum Imported {
     /// Its refresh token was used before the one in hand; nothing was changed.
     AlreadyUsed(Connection),
 }
+
+impl Imported {
+    /// The connection, whatever became of the import.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        match self {
+            Self::Created(connection)
+            | Self::Renewed(connection)
+            | Self::AlreadyHeld(connection)
+            | Self::AlreadyUsed(connection) => connection,
+        }
+    }
+}

@@ -3,7 +3,9 @@
 use crate::backup::Backup;
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::config::{Config, Declared, Provider, TokenFile};
+use crate::connect::{self, Pending, SignInError};
 use crate::declared::DeclaredConnections;
+use crate::endpoint::Endpoint;
 use crate::endpoint::http::HttpEndpoint;
 use crate::engine::{Changes, Engine, Options, Parts, Started, lock};
 use crate::error::Error;
@@ -24,10 +26,10 @@ use aws_lc_rs::{digest, rand};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokenkeep_core::lifecycle::{self, Brought, Context};
-use tokenkeep_core::model::{Connection, ConnectionKey, Hold, State, Status, Waiting};
+use tokenkeep_core::model::{Connection, ConnectionKey, Hold, Origin, Renewal, State, Status, Waiting};
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::schedule::LIFETIME_ASSUMED;
 use tokenkeep_core::{FailureCode, Timestamp};
@@ -42,6 +44,8 @@ pub const REFRESH_WAIT: Duration = Duration::from_secs(10);
 pub const SETTLE_WAIT: Duration = Duration::from_secs(61);
 /// A wall clock that drifted from steady time by less is not noted.
 const SKEW_NOTED_FROM_MS: i64 = 1_000;
+/// Two clocks that are read one after the other agree within this.
+const CLOCKS_READ_WITHIN_MS: i64 = 20;
 /// How often the wall clock is compared with steady time.
 const SKEW_LOOKED_AT_EVERY: Duration = Duration::from_secs(30);
 
@@ -129,9 +133,12 @@ struct Inner {
     ended: watch::Receiver<Option<Result<(), String>>>,
     work: AbortHandle,
     folder: Option<Folder>,
+    declared: DeclaredConnections,
+    sign_ins: Mutex<Pending>,
+    /// As it was measured last.
+    wall_ahead_ms: AtomicI64,
     /// `None` before they are started, and after they have ended.
     sinks: Mutex<Option<Sinks>>,
-    declared: DeclaredConnections,
 }
 
 impl Drop for Inner {
@@ -298,7 +305,16 @@ impl TokenKeep {
         let running = Arc::clone(&engine);
         let work = tokio::spawn(async move { drop(end.send_replace(Some(running.run().await))) }).abort_handle();
         let declared = DeclaredConnections::new(declared);
-        let inner = Arc::new(Inner { engine, ended, work, folder, declared, sinks: Mutex::default() });
+        let inner = Arc::new(Inner {
+            engine,
+            ended,
+            work,
+            folder,
+            declared,
+            sign_ins: Mutex::default(),
+            wall_ahead_ms: AtomicI64::new(i64::MAX / 2),
+            sinks: Mutex::default(),
+        });
         if let Some(folder) = &inner.folder {
             tokio::spawn(watch_the_wall(Arc::downgrade(&inner)));
             folder.rotator.resume().await?;
@@ -468,37 +484,115 @@ impl TokenKeep {
     }
 
     fn prepare(&self, import: Import, in_bulk: bool) -> Result<NewGrant, Error> {
-        let import = self.inner.declared.complete(import)?;
-        let provider =
-            self.inner.engine.provider(&import.provider).ok_or_else(|| self.unknown_provider(&import.provider))?;
+        let provider = self.provider_of(&import.provider)?;
         let read = format::read(&import.token)?;
-        let (now, wall) = (self.now(), self.clock().wall());
-        let steady = |at: Timestamp| at.shifted(now.as_millis() - wall.as_millis());
+        let steady = |at: Timestamp| at.shifted(-self.wall_ahead_ms());
         let brought = Brought {
             expires_at: read.expires_at.map(steady),
             expires_in: read.expires_in,
             has_refresh_token: read.tokens.refresh_token.is_some(),
             in_bulk,
         };
+        let grant = self.new_grant(&provider, import.key, import.labels, brought)?;
+        Ok(NewGrant { scopes: read.scopes, tokens: Some(read.tokens), ..grant })
+    }
+
+    /// A grant of these times, still without tokens, scopes and origin.
+    fn new_grant(
+        &self,
+        provider: &Provider,
+        key: ConnectionKey,
+        labels: Option<BTreeMap<String, String>>,
+        brought: Brought,
+    ) -> Result<NewGrant, Error> {
+        let labels = self.inner.declared.labels_of(&key, &provider.name, labels)?;
         let context = Context {
             policy: &self.inner.engine.setup().policy,
             rules: &provider.rules,
-            now,
+            now: self.now(),
             draw: self.inner.engine.parts.dice.draw(),
             retry_not_before: Timestamp::EPOCH,
         };
         let (times, due_at) = lifecycle::brought(brought, context);
         Ok(NewGrant {
-            key: import.key,
-            provider: import.provider,
-            labels: import.labels,
-            scopes: read.scopes,
+            key,
+            provider: provider.name.clone(),
+            labels,
+            scopes: Vec::new(),
             renewal: lifecycle::renewal_of(brought.has_refresh_token),
+            origin: Origin::default(),
             times,
             due_at,
             waiting: Waiting::Schedule,
-            tokens: Some(read.tokens),
+            tokens: None,
         })
+    }
+
+    /// Takes over what a sign-in brought.
+    pub(crate) async fn take_over(
+        &self,
+        key: ConnectionKey,
+        provider: &Provider,
+        labels: Option<BTreeMap<String, String>>,
+        signed_in: connect::Brought,
+        renewal: Renewal,
+    ) -> Result<Imported, Error> {
+        let connect::Brought { answer, sent_at, account, redirect_uri, scopes } = signed_in;
+        let life = answer.expires_in.or(provider.rules.access_life);
+        let brought = Brought {
+            expires_at: Some(sent_at + life.unwrap_or(LIFETIME_ASSUMED)),
+            expires_in: answer.expires_in,
+            // What the client itself gets, it can get again.
+            has_refresh_token: answer.refresh_token.is_some() || renewal == Renewal::ClientCredentials,
+            in_bulk: false,
+        };
+        let grant = self.new_grant(provider, key, labels, brought)?;
+        let renewal = if renewal == Renewal::ClientCredentials { renewal } else { grant.renewal };
+        let scopes = answer.scopes.unwrap_or(scopes);
+        let tokens = TokenSet {
+            access_token: answer.access_token,
+            refresh_token: answer.refresh_token,
+            token_type: answer.token_type,
+            extra: answer.extra,
+        };
+        let origin = Origin { account, redirect_uri };
+        self.grant(NewGrant { scopes, renewal, origin, tokens: Some(tokens), ..grant }).await
+    }
+
+    async fn grant(&self, grant: NewGrant) -> Result<Imported, Error> {
+        let _gate = self.wait_for_sent(&grant.key).await;
+        let account = grant.origin.account.clone();
+        let granted = self.store().grant(self.now(), vec![grant]).await?.pop().ok_or(Error::ShuttingDown)?;
+        self.inner.engine.wake();
+        match granted {
+            Granted::OtherAccount(connection) => Err(SignInError::OtherAccount {
+                connected: connection.origin.account.unwrap_or_default(),
+                found: account.unwrap_or_default(),
+            }
+            .into()),
+            granted => self.granted(granted),
+        }
+    }
+
+    pub(crate) fn provider_of(&self, name: &str) -> Result<Arc<Provider>, Error> {
+        self.inner.engine.provider(name).ok_or_else(|| self.unknown_provider(name))
+    }
+
+    pub(crate) fn check_removal(&self, key: &ConnectionKey) -> Result<(), Error> {
+        self.inner.declared.check_removal(key)
+    }
+
+    /// The token set in hand, if there is one.
+    pub(crate) async fn token_set(&self, key: &ConnectionKey) -> Result<Option<TokenSet>, Error> {
+        Ok(self.store().tokens(key).await?.ok_or_else(|| Error::NotFound(key.clone()))?.tokens)
+    }
+
+    pub(crate) fn endpoint(&self) -> &dyn Endpoint {
+        &*self.inner.engine.parts.endpoint
+    }
+
+    pub(crate) fn sign_ins(&self) -> MutexGuard<'_, Pending> {
+        lock(&self.inner.sign_ins)
     }
 
     fn unknown_provider(&self, found: &str) -> Error {
@@ -538,13 +632,20 @@ impl TokenKeep {
                         .to_owned(),
                 });
             }
+            Granted::OtherAccount(connection) => {
+                return Err(Error::Invalid {
+                    field: "name".to_owned(),
+                    found: format!("`{}` belongs to another account", connection.key),
+                    expected: "that account, or another name".to_owned(),
+                });
+            }
         })
     }
 
     /// Waits until no attempt of this connection is between its last check and its outcome, at most
     /// [`SETTLE_WAIT`], and keeps it so while the guard lives. What is in flight after that belongs to a grant that
     /// is about to be superseded.
-    async fn wait_for_sent(&self, key: &ConnectionKey) -> Option<OwnedMutexGuard<()>> {
+    pub(crate) async fn wait_for_sent(&self, key: &ConnectionKey) -> Option<OwnedMutexGuard<()>> {
         if self.inner.engine.is_idle() {
             return None;
         }
@@ -683,7 +784,7 @@ impl TokenKeep {
     /// # Errors
     /// [`Error::NotFound`]; [`Error::Declared`], where the configuration would still want it.
     pub async fn remove(&self, key: &ConnectionKey) -> Result<(), Error> {
-        self.inner.declared.check_removal(key)?;
+        self.check_removal(key)?;
         let _gate = self.wait_for_sent(key).await;
         let event = self.store().remove(self.now(), key).await?.ok_or_else(|| Error::NotFound(key.clone()))?;
         self.inner.engine.tokens.forget(key);
@@ -764,7 +865,19 @@ impl TokenKeep {
     /// A steady time as the wall clock shows it.
     #[must_use]
     pub fn wall(&self, at: Timestamp) -> Timestamp {
-        at.shifted(self.clock().wall().as_millis() - self.now().as_millis())
+        at.shifted(self.wall_ahead_ms())
+    }
+
+    /// By how much the wall clock is ahead of steady time. Both are read one after the other, so what differs by no more
+    /// than that takes is the same: one time must not be shown as two.
+    fn wall_ahead_ms(&self) -> i64 {
+        let (measured, noted) = (self.clock().wall().as_millis() - self.now().as_millis(), &self.inner.wall_ahead_ms);
+        let before = noted.load(Ordering::Relaxed);
+        if (measured - before).abs() <= CLOCKS_READ_WITHIN_MS {
+            return before;
+        }
+        noted.store(measured, Ordering::Relaxed);
+        measured
     }
 
     /// Begins to seal everything under a new master key, or joins the rotation that goes on. It is done in the

@@ -3,11 +3,13 @@
 pub mod backup;
 pub mod clock;
 pub mod config;
+pub mod connect;
 mod declared;
 pub mod endpoint;
 pub mod engine;
 pub mod error;
 pub mod events;
+pub mod foreign;
 mod import;
 pub mod journal;
 pub mod keep;

@@ -14,7 +14,7 @@ use tokenkeep::endpoint::http::{HttpEndpoint, Options as HttpOptions};
 use tokenkeep::endpoint::{Endpoint, Reuse, TOTAL_TIMEOUT};
 use tokenkeep_core::Secret;
 use tokenkeep_core::oauth::RawAnswer;
-use tokenkeep_core::oauth::request::{Grant, token_request};
+use tokenkeep_core::oauth::request::{Extras, Grant, token_request};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
@@ -72,7 +72,12 @@ async fn refresh(
     rows: &Sender<Row>,
 ) -> Outcome<()> {
     let reuse = if provider.rules.rotation.is_strict() { Reuse::Fresh } else { Reuse::Pooled };
-    let request = token_request(&provider.rules, &provider.client, Grant::RefreshToken(token));
+    let request = token_request(
+        &provider.rules,
+        &provider.client,
+        Grant::RefreshToken { token, redirect_uri: None },
+        Extras::default(),
+    );
     let channel = endpoint.connect(&provider.token_url, reuse).await.map_err(|failure| failure.detail)?;
     let answer = channel.send(request, TOTAL_TIMEOUT).await.map_err(|failure| format!("{failure:?}"))?;
     if answer.status != 200 {

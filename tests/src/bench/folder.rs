@@ -85,6 +85,7 @@ fn due_at(now: tokenkeep_core::Timestamp, number: usize, refresh_token: &str) ->
         labels: None,
         scopes: Vec::new(),
         renewal: Renewal::RefreshToken,
+        origin: tokenkeep_core::model::Origin::default(),
         times: TokenTimes {
             issued_at,
             expires_at: Some(now),

@@ -13,7 +13,7 @@ use tokenkeep::store::{
 };
 use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Hold, Holder};
 use tokenkeep_core::oauth::RawAnswer;
-use tokenkeep_core::oauth::request::TokenRequest;
+use tokenkeep_core::oauth::request::ProviderRequest;
 use tokenkeep_core::{Failure, Secret, Timestamp};
 use url::Url;
 
@@ -239,7 +239,7 @@ impl Endpoint for Timed<Arc<dyn Endpoint>> {
 
 #[async_trait]
 impl Channel for Timed<Box<dyn Channel>> {
-    async fn send(self: Box<Self>, request: TokenRequest, timeout: Duration) -> Result<RawAnswer, SendFailure> {
+    async fn send(self: Box<Self>, request: ProviderRequest, timeout: Duration) -> Result<RawAnswer, SendFailure> {
         let started = Instant::now();
         let Self { inner, watch } = *self;
         let answer = inner.send(request, timeout).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokenkeep::clock::{Clock, Dice, SeededDice};
 use tokenkeep::endpoint::{Channel, Endpoint, Reuse, SendFailure};
 use tokenkeep_core::oauth::RawAnswer;
-use tokenkeep_core::oauth::request::TokenRequest;
+use tokenkeep_core::oauth::request::ProviderRequest;
 use tokenkeep_core::{Failure, FailureCode, Timestamp};
 use tokenkeep_mock::{OAuthRequest, Provider};
 use tokio::sync::Notify;
@@ -338,7 +338,7 @@ impl SimChannel {
     }
 
     /// The provider's side of the exchange; it goes on when the client dies.
-    async fn serve(&self, request: &TokenRequest, fate: Fate) -> RawAnswer {
+    async fn serve(&self, request: &ProviderRequest, fate: Fate) -> RawAnswer {
         match fate {
             Fate::ErrorBefore => return answer(500, "boom", None),
             Fate::Throttled => return answer(429, "", Some(Duration::from_secs(20))),
@@ -348,8 +348,7 @@ impl SimChannel {
             _ => {}
         }
         let body = request.body.expose().as_bytes();
-        let read =
-            OAuthRequest::read(Some(request.content_type), None, body).expect("our own requests are well formed");
+        let read = OAuthRequest::read(request.content_type, None, body).expect("our own requests are well formed");
         let arrived = lock(&self.world.provider).arrive(read.refresh_token.as_deref());
         self.world.pause(Duration::from_millis(200)).await;
         let mut provider = lock(&self.world.provider);
@@ -376,7 +375,7 @@ fn unknown(code: FailureCode) -> SendFailure {
 
 #[async_trait]
 impl Channel for SimChannel {
-    async fn send(self: Box<Self>, request: TokenRequest, timeout: Duration) -> Result<RawAnswer, SendFailure> {
+    async fn send(self: Box<Self>, request: ProviderRequest, timeout: Duration) -> Result<RawAnswer, SendFailure> {
         self.world.worker_point(self.process).await;
         let fate = self.fate();
         if fate == Fate::LostBefore {

@@ -56,10 +56,15 @@ fn with_files(api: &Api, connection: &tokenkeep_core::Connection, times: &Times)
     ConnectionJson::new(connection, times).with_token_files(api.keep.token_files(&connection.key), times)
 }
 
-/// Removes a connection and wipes its secrets: 204.
-pub async fn remove(State(api): State<Api>, named: Named) -> Result<StatusCode, Problem> {
+/// Removes a connection and wipes its secrets: 204. With `?revoke=true` its grant is ended at the provider first.
+pub async fn remove(State(api): State<Api>, mut named: Named) -> Result<StatusCode, Problem> {
+    let revoke = named.params.parsed("revoke", "true or false", |text| text.parse::<bool>().ok())?;
     let key = named.only()?;
-    api.keep.remove(&key).await.map_err(|error| api.problem(&error))?;
+    let removed = match revoke {
+        Some(true) => api.keep.revoke_and_remove(&key).await,
+        _ => api.keep.remove(&key).await,
+    };
+    removed.map_err(|error| api.problem(&error))?;
     Ok(StatusCode::NO_CONTENT)
 }
 

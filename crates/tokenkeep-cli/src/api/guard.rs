@@ -1,7 +1,8 @@
 //! Who may ask over TCP: programs and pages of this machine (security 17, DNS rebinding).
 
+use super::oauth::SignIns;
 use super::problem::Problem;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -13,6 +14,17 @@ pub async fn local_only(request: Request, next: Next) -> Response {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
+}
+
+/// Refuses requests whose `Host` is neither a loopback name nor the one that browsers know the daemon by. What a
+/// provider's page sends is let through: the sign-in's own cookie and state tell whose it is.
+pub async fn own_host(State(sign_ins): State<SignIns>, request: Request, next: Next) -> Response {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = hosts.next().and_then(|host| host.to_str().ok());
+    if hosts.next().is_some() || !host.is_some_and(|host| is_loopback(host) || sign_ins.is_own_host(host)) {
+        return refused("host_not_allowed", "the Host header names another host").into_response();
+    }
+    next.run(request).await
 }
 
 fn check(headers: &HeaderMap) -> Result<(), Problem> {

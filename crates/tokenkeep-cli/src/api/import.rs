@@ -162,7 +162,14 @@ pub fn is_label(name: &str, value: &str) -> bool {
 }
 
 fn labels(value: &RawValue) -> Result<BTreeMap<String, String>, Problem> {
-    let labels: BTreeMap<String, String> = field("labels", value, "an object of strings")?;
+    check_labels(field("labels", value, "an object of strings")?)
+}
+
+/// Labels as they may be.
+///
+/// # Errors
+/// Too many, or one that is no name or too long.
+pub fn check_labels(labels: BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Problem> {
     if labels.len() <= LABELS_MAX && labels.iter().all(|(name, value)| is_label(name, value)) {
         return Ok(labels);
     }

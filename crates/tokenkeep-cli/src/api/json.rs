@@ -492,6 +492,7 @@ pub(crate) mod tests {
             generation: Generation(3),
             attempt: AttemptNumber(2),
             committed: AttemptNumber(2),
+            origin: tokenkeep_core::model::Origin::default(),
             times: TokenTimes {
                 issued_at: now,
                 expires_at: Some(now + Duration::from_secs(3600)),

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod config;
+pub mod connect;
 pub mod connections;
 pub mod events;
 pub mod export;
@@ -13,6 +14,7 @@ pub mod health;
 pub mod import;
 pub mod json;
 pub mod ndjson;
+pub mod oauth;
 pub mod params;
 pub mod problem;
 pub mod stream;
@@ -25,6 +27,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use axum::routing::{get, post};
 use json::Times;
+use oauth::SignIns;
 use problem::Problem;
 use std::sync::Arc;
 use stream::Streams;
@@ -39,6 +42,8 @@ pub struct Api {
     pub streams: Streams,
     /// The configuration in use.
     pub config: Arc<Live>,
+    /// Where browsers come that sign in.
+    pub sign_ins: SignIns,
 }
 
 impl Api {
@@ -71,6 +76,9 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/connections/{name}/export", post(export::post))
         // Not below /v1/connections, where it would take a name from somebody.
         .route("/v1/resume-sole-copy", post(connections::resume_sole_copy))
+        .route("/v1/connect", post(connect::begin))
+        .route("/v1/connect/finish", post(connect::finish))
+        .route("/v1/connect/{id}", get(connect::show))
         .route("/v1/admin/master-key", get(admin::master_key))
         .route("/v1/admin/master-key/rotate", post(admin::rotate))
         .route("/v1/admin/backup", post(admin::backup))
@@ -80,9 +88,15 @@ pub fn whole(api: Api) -> Router {
     with_fallbacks(router).with_state(api)
 }
 
-/// What TCP serves: health and counts, to programs and pages of this machine alone.
+/// What TCP serves to programs and pages of this machine: health and counts, and to browsers the pages of a sign-in,
+/// where a provider's page sends them.
 pub fn public(api: Api) -> Router {
-    with_fallbacks(public_routes()).with_state(api).layer(middleware::from_fn(guard::local_only))
+    let sent = Router::new()
+        .route("/oauth/start/{id}", get(oauth::start))
+        .route("/oauth/callback", get(oauth::callback))
+        .route("/oauth/page.css", get(oauth::style))
+        .layer(middleware::from_fn_with_state(api.sign_ins.clone(), guard::own_host));
+    with_fallbacks(public_routes()).layer(middleware::from_fn(guard::local_only)).merge(sent).with_state(api)
 }
 
 fn public_routes() -> Router<Api> {

@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tokenkeep::Error;
+use tokenkeep::connect::SignInError;
 use tokenkeep::keys::KeyError;
 use tokenkeep::store::StoreError;
 use tokenkeep_core::failure::next_step_for;
@@ -100,6 +101,7 @@ impl Problem {
                     .next(next_step_for(next_action(*status, *code), &key.to_string()))
                     .retry(*retry_at, times)
             }
+            Error::SignIn(error) => Self::new(sign_in_status(error), error.code(), detail).next(error.next_step()),
             Error::Declared(key) => Self::new(StatusCode::CONFLICT, "declared", detail).next(format!(
                 "Remove the section [connections.{}] from the configuration and reload it (SIGHUP), then remove the connection.",
                 key.name()
@@ -132,6 +134,34 @@ fn store_problem(error: &StoreError, detail: String) -> Problem {
             .next("Keep a copy of the state folder, and restore a backup."),
         StoreError::Newer { .. } => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "store_newer", detail),
         StoreError::Closed => shutting_down(detail),
+    }
+}
+
+/// What may be different a moment later, without anybody's doing.
+const fn may_pass(code: FailureCode) -> bool {
+    matches!(
+        code,
+        FailureCode::DnsFailed
+            | FailureCode::ConnectFailed
+            | FailureCode::TlsFailed
+            | FailureCode::ConnectionDead
+            | FailureCode::ConnectionLost
+            | FailureCode::Timeout
+            | FailureCode::AnswerTruncated
+            | FailureCode::RateLimited
+            | FailureCode::Unavailable
+            | FailureCode::ServerError
+    )
+}
+
+fn sign_in_status(error: &SignInError) -> StatusCode {
+    match error {
+        SignInError::Unknown => StatusCode::NOT_FOUND,
+        SignInError::OtherBrowser | SignInError::OtherIssuer => StatusCode::FORBIDDEN,
+        SignInError::Malformed => StatusCode::BAD_REQUEST,
+        SignInError::TooMany => StatusCode::SERVICE_UNAVAILABLE,
+        SignInError::Failed(failure) if may_pass(failure.code) => StatusCode::BAD_GATEWAY,
+        _ => StatusCode::CONFLICT,
     }
 }
 

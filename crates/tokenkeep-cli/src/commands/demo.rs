@@ -21,8 +21,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokenkeep::store::ListQuery;
 use tokenkeep::{Config, Import, Provider, TokenKeep};
+use tokenkeep_core::catalogue::preset;
 use tokenkeep_core::oauth::request::Client;
-use tokenkeep_core::provider::preset;
 use tokenkeep_core::{ConnectionKey, Secret};
 use tokenkeep_mock::{Dialect, FaultPlan, GrantOptions, Server};
 use tokio::sync::broadcast::error::RecvError;
@@ -75,7 +75,7 @@ async fn demo(args: &DemoArgs) -> Result<(), CliError> {
     let folder = scratch()?;
     let mocks = start(args.access_ttl).await?;
     let listen = args.listen.map_or(Listen::Default(LISTEN_DEFAULT), Listen::Chosen);
-    let daemon = Daemon::start(config(folder.path(), &mocks)?, listen, Arc::default()).await?;
+    let daemon = Daemon::start(config(folder.path(), &mocks)?, listen, Arc::default(), None).await?;
     let imported = import(daemon.keep(), &mocks).await;
     let watched = match imported {
         Ok(()) => {
@@ -132,7 +132,7 @@ fn provider((sample, mock): (&Sample, &Server)) -> Result<Provider, CliError> {
     let token_url = Url::parse(&mock.url("/token"))
         .map_err(|error| CliError::new(format!("the mock provider's URL is none: {error}")))?;
     let client = Client { id: "mock-client".to_owned(), secret: Some(Secret::new("mock-secret")) };
-    let rules = preset(sample.preset).map(|preset| preset.rules).unwrap_or_default();
+    let rules = preset(sample.preset).map(|preset| preset.rules.clone()).unwrap_or_default();
     Ok(Provider::new(sample.name, token_url, client, rules))
 }
 

@@ -17,6 +17,8 @@ use std::io::{self, BufRead, BufReader, IsTerminal as _, Read};
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
+use tokenkeep::foreign::{self, Entry};
+use tokenkeep_core::model::printable;
 use zeroize::Zeroizing;
 
 /// Of `import`.
@@ -24,9 +26,11 @@ use zeroize::Zeroizing;
 #[command(before_help = "Examples:
   tokenkeep import jira --provider jira --file oauth_token.json
   vault read ... | tokenkeep import jira --provider jira
+  tokenkeep import drive --provider google --file ~/.config/rclone/rclone.conf --entry gdrive
   tokenkeep import --ndjson tokens.ndjson
 
-A token file is a JSON object as requests-oauthlib and Authlib write it. A line of NDJSON is
+A token file is a JSON object as requests-oauthlib and Authlib write it. What Nango answers for a
+connection, rclone's configuration and MSAL's token cache are read too. A line of NDJSON is
 {\"name\": .., \"provider\": .., \"token\": {..}, \"labels\": {..}}. A token set that Tokenkeep holds
 already, or has used, changes nothing, and the command says so.")]
 pub struct ImportArgs {
@@ -39,6 +43,9 @@ pub struct ImportArgs {
     /// The token file; `-` is standard input
     #[arg(long, value_name = "F", conflicts_with = "ndjson", default_value = "-", hide_default_value = true)]
     pub file: PathBuf,
+    /// Which token set, where the file of another program holds several
+    #[arg(long, value_name = "E", conflicts_with = "ndjson")]
+    pub entry: Option<String>,
     /// A label; may be given many times
     #[arg(long = "label", value_name = "K=V", conflicts_with = "ndjson", value_parser = crate::cli::label)]
     pub labels: Vec<(String, String)>,
@@ -52,6 +59,8 @@ pub struct ImportArgs {
 
 /// The largest token file.
 const FILE_MAX: u64 = 512 * 1024;
+/// How many names of a file's token sets an error shows.
+const ENTRIES_SHOWN: usize = 20;
 /// How long a daemon may take for one import, or one batch of them.
 const TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -98,7 +107,7 @@ struct Body<'a> {
 }
 
 fn one(client: &Client, common: &Common, args: &ImportArgs, name: &str, provider: &str) -> Result<Exit, CliError> {
-    let text = read_file(&args.file)?;
+    let text = plain(read_file(&args.file)?, args.entry.as_deref())?;
     let labels: BTreeMap<&str, &str> = args.labels.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     let labels = Some(labels).filter(|labels| !labels.is_empty());
     let body = Body { name, provider, token: token(&text)?, labels };
@@ -141,6 +150,34 @@ fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, CliError> {
         return Err(CliError::new(format!("{} is longer than a token file can be ({FILE_MAX} bytes)", path.display())));
     }
     Ok(text)
+}
+
+/// The text itself where it is a token set, else the one that is meant of those in another program's file.
+fn plain(text: Zeroizing<Vec<u8>>, entry: Option<&str>) -> Result<Zeroizing<Vec<u8>>, CliError> {
+    let format = std::str::from_utf8(&text).ok().and_then(|text| Some((foreign::format_of(text)?, text)));
+    let Some((format, found)) = format else {
+        return match entry {
+            None => Ok(text),
+            Some(_) => Err(CliError::usage("--entry names one of several token sets, and this file holds one alone")
+                .next_step("leave --entry out; it is for files of Nango, rclone and MSAL")),
+        };
+    };
+    let wrong = |why: String| CliError::new(format!("this {} file cannot be read: {why}", format.as_str()));
+    let entries = foreign::read(format, found).map_err(wrong)?;
+    let meant = |held: &&Entry| entry.map_or(entries.len() == 1, |entry| held.name == entry);
+    match entries.iter().find(meant) {
+        Some(held) => Ok(Zeroizing::new(held.token.expose().as_bytes().to_vec())),
+        None => Err(which(&entries, entry)),
+    }
+}
+
+fn which(entries: &[Entry], entry: Option<&str>) -> CliError {
+    let error = match entry {
+        Some(entry) => CliError::with_exit(Exit::NotFound, format!("the file holds no `{}`", printable(entry, 60))),
+        None => CliError::usage(format!("the file holds {} token sets", entries.len())),
+    };
+    let shown = entries.iter().take(ENTRIES_SHOWN).map(|held| format!("{} ({})", held.name, held.provider));
+    shown.fold(error, |error, line| error.evidence(printable(&line, 200))).next_step("name one with --entry")
 }
 
 /// The text as one JSON object; what is wrong with it is told by its place, never by its words.
@@ -277,6 +314,22 @@ mod tests {
             let report = token(wrong).unwrap_err().report();
             assert!(report.contains("no token file") && !report.contains("hunter2"), "{report}");
         }
+    }
+
+    #[test]
+    fn another_program_s_file_gives_the_entry_that_is_meant() {
+        let file = "[a]\ntype = drive\ntoken = {\"access_token\":\"hunter1\"}\n[b]\ntype = box\ntoken = {\"access_token\":\"hunter2\"}\n";
+        let given = |entry| plain(Zeroizing::new(file.as_bytes().to_vec()), entry);
+        assert_eq!(given(Some("b")).unwrap().as_slice(), b"{\"access_token\":\"hunter2\"}");
+        for (entry, exit) in [(None, Exit::Usage), (Some("c"), Exit::NotFound)] {
+            let error = given(entry).unwrap_err();
+            assert_eq!(error.exit(), exit);
+            let report = error.report();
+            assert!(report.contains("b (box)") && report.contains("--entry") && !report.contains("hunter"), "{report}");
+        }
+        let token = Zeroizing::new(b"{\"access_token\":\"x\"}".to_vec());
+        assert_eq!(plain(token.clone(), None).unwrap(), token);
+        assert_eq!(plain(token, Some("b")).unwrap_err().exit(), Exit::Usage);
     }
 
     #[test]

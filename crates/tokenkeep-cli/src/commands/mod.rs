@@ -4,6 +4,7 @@ pub mod backup;
 pub mod completions;
 pub mod config;
 pub mod confirm;
+pub mod connect;
 pub mod credential;
 pub mod demo;
 pub mod doctor;
@@ -42,6 +43,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Demo(args) => demo::run(&args),
         Command::Serve(args) => serve::run(common, &args),
         Command::Config(args) => config::run(common, &args),
+        Command::Connect(args) => connect::run(common, &args),
         Command::Import(args) => import::run(common, &args),
         Command::Export(args) => export::run(common, &args),
         Command::List(args) => list::run(common, &args),

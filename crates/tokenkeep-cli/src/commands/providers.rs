@@ -6,13 +6,16 @@ use clap::Args;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::time::Duration;
-use tokenkeep_core::provider::{Preset, presets};
+use tokenkeep_core::catalogue::{Authority, CHECKED, PRESETS, Preset};
 
 /// Of `providers`.
 #[derive(Args, Debug)]
 #[command(before_help = "Examples:
   tokenkeep providers
-  tokenkeep providers atlassian")]
+  tokenkeep providers atlassian
+  tokenkeep providers --json | jq -r '.[] | select(.rotation == \"strict\") | .name'
+
+A row is used by `preset = \"NAME\"` in the configuration, where each of its facts can be overridden.")]
 pub struct ProvidersArgs {
     /// One of them, in detail
     pub name: Option<String>,
@@ -21,17 +24,29 @@ pub struct ProvidersArgs {
     pub json: bool,
 }
 
-/// A row of the catalogue.
+/// A row of the catalogue, as it is printed.
 #[derive(Serialize)]
 struct Row {
     name: &'static str,
+    title: &'static str,
     token_url: &'static str,
+    authorize_url: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_url: Option<&'static str>,
+    revoke_url: Option<&'static str>,
+    device_url: Option<&'static str>,
+    parameters: Vec<&'static str>,
     rotation: String,
-    client_auth: &'static str,
+    client_auth: Vec<&'static str>,
+    offline_scopes: &'static [&'static str],
     access_life_s: Option<u64>,
     idle_life_s: Option<u64>,
     absolute_life_s: Option<u64>,
-    source: &'static str,
+    api_hosts: &'static [&'static str],
+    notes: &'static [&'static str],
+    unverified: &'static [&'static str],
+    sources: Vec<String>,
+    checked: &'static str,
 }
 
 /// Prints the catalogue, or one row of it.
@@ -39,25 +54,29 @@ struct Row {
 /// # Errors
 /// There is no such row.
 pub fn run(args: &ProvidersArgs) -> Result<Exit, CliError> {
-    let mut rows: Vec<Row> = presets().iter().map(row).collect();
-    if let Some(name) = &args.name {
-        let names: Vec<&str> = rows.iter().map(|row| row.name).collect();
-        if !names.contains(&name.as_str()) {
-            return Err(unknown(name, &names));
+    let Some(name) = &args.name else {
+        let rows: Vec<Row> = PRESETS.iter().map(row).collect();
+        if args.json {
+            output::write_json(&rows)?
+        } else {
+            output::write(&table(&rows))?
         }
-        rows.retain(|row| row.name == name);
-    }
-    match (args.json, &args.name) {
-        (true, _) => output::write_json(&rows)?,
-        (false, None) => output::write(&table(&rows))?,
-        (false, Some(_)) => output::write(&rows.iter().map(detail).collect::<String>())?,
+        return Ok(Exit::Ok);
+    };
+    let found = PRESETS.iter().find(|preset| preset.id == name).map(row).ok_or_else(|| unknown(name))?;
+    // An array in each case, so that one filter serves both.
+    if args.json {
+        output::write_json(&[found])?
+    } else {
+        output::write(&detail(&found))?
     }
     Ok(Exit::Ok)
 }
 
-fn unknown(name: &str, names: &[&str]) -> CliError {
+fn unknown(name: &str) -> CliError {
+    let name = tokenkeep_core::model::printable(name, 60);
     let error = CliError::with_exit(Exit::NotFound, format!("the catalogue has no provider `{name}`"));
-    match suggest::nearest(name, names.iter().copied()) {
+    match suggest::nearest(&name, PRESETS.iter().map(|preset| preset.id)) {
         Some(meant) => error.next_step(format!("did you mean `{meant}`?")),
         None => error.next_step("any other provider is configured by its token_url; no catalogue row is needed"),
     }
@@ -68,13 +87,35 @@ fn row(preset: &Preset) -> Row {
     let seconds = |span: Option<Duration>| span.map(|span| span.as_secs());
     Row {
         name: preset.id,
+        title: preset.name,
         token_url: preset.token_url,
+        authorize_url: preset.authorize_url,
+        refresh_url: preset.refresh_url,
+        revoke_url: preset.revocation.url(),
+        device_url: preset.device_url,
+        parameters: preset.parameters(),
         rotation: rules.rotation.to_string(),
-        client_auth: rules.client_auth.as_str(),
+        client_auth: preset.client_auths.iter().map(|auth| auth.as_str()).collect(),
+        offline_scopes: preset.offline_scopes,
         access_life_s: seconds(rules.access_life),
         idle_life_s: seconds(rules.idle_life),
         absolute_life_s: seconds(rules.absolute_life),
-        source: preset.source,
+        api_hosts: preset.api_hosts,
+        notes: preset.notes,
+        unverified: preset.unverified,
+        sources: preset
+            .sources
+            .iter()
+            .map(|source| format!("{} ({})", source.page, said_by(source.authority)))
+            .collect(),
+        checked: CHECKED,
+    }
+}
+
+const fn said_by(authority: Authority) -> &'static str {
+    match authority {
+        Authority::Vendor => "vendor",
+        Authority::Secondary => "secondary",
     }
 }
 
@@ -98,20 +139,47 @@ fn table(rows: &[Row]) -> String {
 }
 
 fn detail(row: &Row) -> String {
+    let facts = [
+        ("name", row.name.to_owned()),
+        ("title", row.title.to_owned()),
+        ("token_url", row.token_url.to_owned()),
+        ("refresh_url", row.refresh_url.unwrap_or_default().to_owned()),
+        ("authorize_url", row.authorize_url.to_owned()),
+        ("revoke_url", row.revoke_url.unwrap_or_default().to_owned()),
+        ("device_url", row.device_url.unwrap_or_default().to_owned()),
+        ("parameters", row.parameters.join(", ")),
+        ("rotation", row.rotation.clone()),
+        ("client_auth", row.client_auth.join(", ")),
+        ("offline_scopes", row.offline_scopes.join(" ")),
+        ("access_life", life(row.access_life_s)),
+        ("idle_life", life(row.idle_life_s)),
+        ("absolute_life", life(row.absolute_life_s)),
+        ("api_hosts", row.api_hosts.join(", ")),
+    ];
     let mut text = String::new();
-    for (title, value) in [
-        ("name", row.name),
-        ("token_url", row.token_url),
-        ("rotation", &row.rotation),
-        ("client_auth", row.client_auth),
-        ("access life", &life(row.access_life_s)),
-        ("idle life", &life(row.idle_life_s)),
-        ("absolute life", &life(row.absolute_life_s)),
-        ("source", row.source),
-    ] {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{title:<16}{value}");
+    for (title, value) in facts.iter().filter(|(_, value)| !value.is_empty()) {
+        let doubt = if row.unverified.contains(title) { "   (unverified)" } else { "" };
+        // Writing to a String cannot fail, here and below.
+        let _ = writeln!(text, "{title:<16}{value}{doubt}");
     }
+    let others: Vec<&str> = row
+        .unverified
+        .iter()
+        .copied()
+        .filter(|fact| facts.iter().all(|(title, value)| title != fact || value.is_empty()))
+        .collect();
+    if !others.is_empty() {
+        let _ = writeln!(text, "{:<16}{}", "also unverified", others.join(", "));
+    }
+    for (title, lines) in
+        [("notes", row.notes.iter().map(|note| (*note).to_owned()).collect()), ("sources", row.sources.clone())]
+    {
+        let _ = writeln!(text, "\n{title}");
+        for line in lines {
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+    let _ = writeln!(text, "\ncompared with its sources in {}", row.checked);
     text
 }
 
@@ -120,16 +188,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_preset_has_a_row() {
-        let rows: Vec<Row> = presets().iter().map(row).collect();
+    fn the_table_has_a_line_for_each_row() {
+        let rows: Vec<Row> = PRESETS.iter().map(row).collect();
         let text = table(&rows);
         assert!(text.lines().count() == rows.len() + 1 && text.contains("grace:600"), "{text}");
-        assert!(detail(&rows[0]).contains("source"), "{}", detail(&rows[0]));
+    }
+
+    #[test]
+    fn a_row_marks_what_nobody_has_verified() {
+        let of = |id: &str| detail(&row(tokenkeep_core::catalogue::preset(id).unwrap()));
+        let zoom = of("zoom");
+        assert!(zoom.contains("https://zoom.us/oauth/revoke   (unverified)"), "{zoom}");
+        assert!(zoom.contains("(vendor)") && zoom.contains("compared with its sources in"), "{zoom}");
+        let atlassian = of("atlassian");
+        assert!(atlassian.contains("also unverified revoke_url, device_url"), "{atlassian}");
+        assert!(!atlassian.contains("(unverified)"), "{atlassian}");
     }
 
     #[test]
     fn an_unknown_row_is_not_found() {
-        let error = unknown("atlasian", &["atlassian"]);
+        let error = unknown("atlasian");
         assert_eq!(error.exit(), Exit::NotFound);
         assert!(error.report().contains("did you mean `atlassian`?"));
     }

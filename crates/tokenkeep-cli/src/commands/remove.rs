@@ -11,11 +11,15 @@ use clap::Args;
 #[derive(Args, Debug)]
 #[command(before_help = "Examples:
   tokenkeep remove jira
+  tokenkeep remove jira --revoke       ends the grant at the provider, too
   tokenkeep remove jira --yes")]
 pub struct RemoveArgs {
     /// The connection
     #[arg(value_parser = crate::cli::name)]
     pub name: String,
+    /// End the grant at the provider first; where that fails nothing is removed
+    #[arg(long)]
+    pub revoke: bool,
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
@@ -38,7 +42,12 @@ pub fn run(common: &Common, args: &RemoveArgs) -> Result<Exit, CliError> {
             return Err(CliError::new("nothing was removed"));
         }
     }
-    client.send(Request { method: "DELETE", target: &target, body: None, timeout: TIMEOUT }).map_err(explain)?;
-    say!("removed {name}");
+    let asked = match (args.revoke, target.contains('?')) {
+        (false, _) => target,
+        (true, false) => format!("{target}?revoke=true"),
+        (true, true) => format!("{target}&revoke=true"),
+    };
+    client.send(Request { method: "DELETE", target: &asked, body: None, timeout: TIMEOUT * 5 }).map_err(explain)?;
+    say!("{} {name}", if args.revoke { "revoked and removed" } else { "removed" });
     Ok(Exit::Ok)
 }

@@ -9,7 +9,7 @@ use crate::error::{CliError, Exit};
 use crate::logging::{self, Format};
 use crate::output::say;
 use crate::reload::{Hangups, Reloader};
-use crate::{env, state_dir};
+use crate::{discovered, env, state_dir};
 use clap::Args;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -54,14 +54,17 @@ pub fn run(common: &Common, args: &ServeArgs) -> Result<Exit, CliError> {
 
 async fn serve(given: Given, loaded: Loaded, state_dir: PathBuf) -> Result<(), CliError> {
     let (signals, hangups) = (Signals::new()?, Hangups::new()?);
-    let Loaded { settings, path } = loaded;
+    let Loaded { mut settings, path } = loaded;
+    let (providers, lacking) = discovered::complete(std::mem::take(&mut settings.providers), &state_dir).await;
+    settings.providers = providers;
     let listen = settings.listen.map_or(Listen::Default(LISTEN_DEFAULT), Listen::Chosen);
     let live = Arc::new(Live::default());
     let shown = settings.shown.clone();
-    let daemon = Daemon::start(settings.into_config(&state_dir), listen, Arc::clone(&live)).await?;
+    let public_url = settings.public_url.clone();
+    let daemon = Daemon::start(settings.into_config(&state_dir), listen, Arc::clone(&live), public_url).await?;
     // Nothing was in use before, so nothing waits for a restart.
     let _ = live.take(path, shown, daemon.keep().now());
-    let reloader = Reloader { given, state_dir, keep: daemon.keep().clone(), live };
+    let reloader = Reloader { given, state_dir, keep: daemon.keep().clone(), live, lacking };
     let reloading = tokio::spawn(reloader.on(hangups));
     tracing::info!(socket = %daemon.socket().display(), tcp = ?daemon.tcp(), "listening");
     // Whoever started us waits for this line.
@@ -88,20 +91,14 @@ fn describe(settings: &Settings) {
     if settings.providers.is_empty() {
         tracing::warn!("the configuration has no provider: nothing can be imported");
     }
-    for ProviderSettings { provider, endpoints } in &settings.providers {
+    for ProviderSettings { provider, discover } in &settings.providers {
         tracing::info!(
             name = provider.name,
             token_url = %provider.token_url,
             rotation = %provider.rules.rotation,
             client_auth = provider.rules.client_auth.as_str(),
+            discovered_from = discover,
             "provider"
-        );
-        tracing::debug!(
-            name = provider.name,
-            authorize_url = endpoints.authorize_url.as_ref().map(tracing::field::display),
-            revoke_url = endpoints.revoke_url.as_ref().map(tracing::field::display),
-            device_url = endpoints.device_url.as_ref().map(tracing::field::display),
-            "further endpoints"
         );
     }
 }

@@ -6,6 +6,7 @@ mod connections;
 mod document;
 pub mod files;
 pub mod live;
+mod providers;
 mod secrets;
 pub mod shown;
 
@@ -20,10 +21,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokenkeep::KeySource;
-use tokenkeep::config::{Declared, IN_FLIGHT_MAX, REFRESH_IN_FLIGHT_MAX, REFRESH_PER_SECOND};
-use tokenkeep_core::model::{check_name, printable};
-use tokenkeep_core::oauth::request::Client;
-use tokenkeep_core::provider::{ClientAuth, Preset, Rotation, Rules, preset, presets};
+use tokenkeep::config::{Declared, IN_FLIGHT_MAX};
+use tokenkeep_core::model::printable;
 use tokenkeep_core::schedule::Policy;
 use url::Url;
 
@@ -39,20 +38,6 @@ const IN_FLIGHT_LIMIT: u32 = 4_096;
 pub const RESTART_SETTINGS: &[&str] = &["server.listen", "store.url", "store.master_key", "refresh.in_flight_max"];
 
 const SECTIONS: &[&str] = &["server", "store", "refresh", "providers", "connections"];
-const PROVIDER_KEYS: &[&str] = &[
-    "preset",
-    "issuer",
-    "token_url",
-    "authorize_url",
-    "revoke_url",
-    "device_url",
-    "client_id",
-    "client_secret",
-    "client_auth",
-    "rotation",
-    "refresh_per_second",
-    "refresh_in_flight_max",
-];
 const STORE_KEYS: &[&str] = &["url", "master_key"];
 const MASTER_KEY_EXPECTED: &str = "{ file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }";
 
@@ -78,23 +63,12 @@ pub struct Settings {
 }
 
 /// A provider of the configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ProviderSettings {
     /// What the engine needs.
     pub provider: tokenkeep::Provider,
-    /// The other endpoints: authorization, revocation, device authorization.
-    pub endpoints: Endpoints,
-}
-
-/// Endpoints that signing in and revoking need.
-#[derive(Debug, Default)]
-pub struct Endpoints {
-    /// Where a person signs in.
-    pub authorize_url: Option<Url>,
-    /// Where tokens are revoked (RFC 7009).
-    pub revoke_url: Option<Url>,
-    /// Where a device sign-in starts (RFC 8628).
-    pub device_url: Option<Url>,
+    /// The issuer that its endpoints are to be asked of; until then `provider` has none.
+    pub discover: Option<String>,
 }
 
 impl Settings {
@@ -135,9 +109,9 @@ fn read(root: &Section<'_>, secrets: &Secrets<'_>) -> Settings {
     let policy = policy(&refresh);
     let default = (None, IN_FLIGHT_MAX.to_string());
     let in_flight_max = refresh.read_or("in_flight_max", default, |value| value.number(1..=IN_FLIGHT_LIMIT).map(Some));
-    let sections = each(root, "providers", PROVIDER_KEYS);
+    let sections = each(root, "providers", providers::KEYS);
     let names: Vec<&str> = sections.iter().map(|(name, _)| name.as_str()).collect();
-    let providers = sections.iter().filter_map(|(name, section)| provider(name, section, secrets)).collect();
+    let providers = sections.iter().filter_map(|(name, section)| providers::read(name, section, secrets)).collect();
     let connections = each(root, "connections", connections::KEYS);
     Settings {
         listen,
@@ -272,126 +246,6 @@ fn policy(refresh: &Section<'_>) -> Policy {
         refresh_threshold: span("refresh_threshold", default.refresh_threshold, 30 * 86_400),
         max_retries: refresh.read_or("max_retries", retries, |value| value.number(0..=LIMIT_MAX)),
     }
-}
-
-/// `None`: something is wrong with it, and kept for the end.
-fn provider(name: &str, section: &Section<'_>, secrets: &Secrets<'_>) -> Option<ProviderSettings> {
-    let document = section.document();
-    let named = check_name(name).map_err(|error| section.error(error.to_string(), "give the provider another name"));
-    document.keep(named)?;
-    if let Some(issuer) = section.value("issuer") {
-        document.keep::<()>(Err(issuer.error(
-            "endpoints cannot be discovered from an issuer yet",
-            "give token_url itself: it is token_endpoint in ISSUER/.well-known/openid-configuration",
-        )));
-    }
-    let preset = section.read("preset", known_preset);
-    let rules = rules(section, preset.as_ref());
-    let client = client(section, secrets, rules.client_auth);
-    let token_url = token_url(section, preset.as_ref());
-    let limit = |key: &str, default: u32| {
-        section.read_or(key, (default, default.to_string()), |value| value.number(1..=LIMIT_MAX))
-    };
-    let refresh_per_second = limit("refresh_per_second", REFRESH_PER_SECOND);
-    let refresh_in_flight_max = limit("refresh_in_flight_max", REFRESH_IN_FLIGHT_MAX);
-    let endpoints = Endpoints {
-        authorize_url: section.read("authorize_url", Value::endpoint),
-        revoke_url: section.read("revoke_url", Value::endpoint),
-        device_url: section.read("device_url", Value::endpoint),
-    };
-    let provider = tokenkeep::Provider {
-        refresh_per_second,
-        refresh_in_flight_max,
-        ..tokenkeep::Provider::new(name, token_url?, client?, rules)
-    };
-    Some(ProviderSettings { provider, endpoints })
-}
-
-fn known_preset(value: &Value<'_>) -> Result<Preset, ConfigError> {
-    let ids: Vec<&str> = presets().iter().map(|preset| preset.id).collect();
-    let expected = format!("one of: {}", ids.join(", "));
-    let id = value.text(&expected)?;
-    preset(id).ok_or_else(|| {
-        let expected = match crate::suggest::nearest(id, ids) {
-            Some(meant) => format!("did you mean \"{meant}\"?"),
-            None => {
-                format!("expected {expected}; any other provider needs no preset, only token_url")
-            }
-        };
-        value.error(format!("there is no preset `{}`", printable(id, 60)), expected)
-    })
-}
-
-fn token_url(section: &Section<'_>, preset: Option<&Preset>) -> Option<Url> {
-    if section.value("token_url").is_some() {
-        return section.read("token_url", Value::endpoint);
-    }
-    let known = preset.and_then(|preset| Some((preset, Url::parse(preset.token_url).ok()?)));
-    if let Some((preset, url)) = known {
-        let source = Source::Preset { id: preset.id.to_owned() };
-        section.document().note(&section.name(), "token_url", url.as_str(), source);
-        return Some(url);
-    }
-    // A preset that is wrong has been told of already.
-    if section.value("preset").is_none() {
-        section.document().keep::<()>(Err(section
-            .error("this provider has no token_url", "add token_url = \"https://...\", or a preset that knows it")));
-    }
-    None
-}
-
-fn rules(section: &Section<'_>, preset: Option<&Preset>) -> Rules {
-    let mut rules = preset.map_or_else(Rules::default, |preset| preset.rules.clone());
-    let note = |key: &str, value: String| {
-        if section.value(key).is_none() {
-            let source = preset.map_or(Source::Default, |preset| Source::Preset { id: preset.id.to_owned() });
-            section.document().note(&section.name(), key, value, source);
-        }
-    };
-    let expected = "client_secret_post, client_secret_basic or none";
-    note("client_auth", rules.client_auth.as_str().to_owned());
-    if let Some(auth) = section.read("client_auth", |value| value.parsed(expected, ClientAuth::parse)) {
-        rules.client_auth = auth;
-    }
-    let expected = "persistent, grace:SECONDS (1 to 86400), until-used, strict or unknown";
-    note("rotation", rules.rotation.to_string());
-    if let Some(rotation) = section.read("rotation", |value| value.parsed(expected, Rotation::parse)) {
-        rules.rotation = rotation;
-    }
-    rules
-}
-
-fn client(section: &Section<'_>, secrets: &Secrets<'_>, auth: ClientAuth) -> Option<Client> {
-    let document = section.document();
-    let id = section.read("client_id", client_id);
-    if section.value("client_id").is_none() {
-        let next = "add client_id = \"...\", as the provider gave it";
-        document.keep::<()>(Err(section.error("this provider has no client_id", next)));
-    }
-    let given = section.value("client_secret");
-    let secret = given.as_ref().and_then(|value| secrets.read(section, "client_secret", value));
-    let fits = match (auth, given.is_some()) {
-        (ClientAuth::None, true) => Err(section.error(
-            "client_auth = \"none\" and a client_secret contradict each other",
-            "remove one of them: a public client has no secret",
-        )),
-        (ClientAuth::SecretPost | ClientAuth::SecretBasic, false) => Err(section.error(
-            "this provider has no client_secret",
-            format!("add client_secret = {}, or client_auth = \"none\" for a public client", secrets::EXPECTED),
-        )),
-        _ => Ok(()),
-    };
-    document.keep(fits)?;
-    Some(Client { id: id?, secret })
-}
-
-fn client_id(value: &Value<'_>) -> Result<String, ConfigError> {
-    let text = value.text("a string")?;
-    if text.is_empty() || text.chars().any(char::is_control) {
-        let expected = "expected the client id as the provider gave it";
-        return Err(value.error("`client_id` is empty or has control characters", expected));
-    }
-    Ok(text.to_owned())
 }
 
 #[cfg(test)]

@@ -29,15 +29,27 @@ impl<'a> Secrets<'a> {
         Some(secret)
     }
 
+    /// As [`Secrets::read`], for a secret of several lines.
+    pub fn read_lines(&self, section: &Section<'_>, key: &str, value: &Value<'_>) -> Option<Secret> {
+        let (secret, place) = self.document.keep(self.find_text(key, value))?;
+        self.note(section, key, &place, value.source());
+        Some(Secret::new(secret))
+    }
+
     fn note(&self, section: &Section<'_>, key: &str, place: &str, source: Source) {
         self.document.note(&section.name(), key, format!("(set, from {place})"), source);
     }
 
     fn find(&self, key: &str, value: &Value<'_>) -> Result<(Secret, String), ConfigError> {
+        let (text, place) = self.find_text(key, value)?;
+        Ok((checked(&text, value)?, place))
+    }
+
+    fn find_text(&self, key: &str, value: &Value<'_>) -> Result<(String, String), ConfigError> {
         if let Some((text, file)) = value.of_environment() {
             let place =
                 file.map_or_else(|| "the environment".to_owned(), |file| format!("file {}", printable(file, 200)));
-            return Ok((checked(text, value)?, place));
+            return Ok((text.to_owned(), place));
         }
         if value.is_text() {
             return Err(value.error(
@@ -47,15 +59,14 @@ impl<'a> Secrets<'a> {
         }
         let (kind, at) = value.choice(&["env", "file", "credential"], EXPECTED)?;
         let name = at.text("a string")?;
-        let (text, place) = match kind {
+        Ok(match kind {
             "env" => (self.of_variable(name, &at)?, format!("variable {}", printable(name, 80))),
             "file" => {
                 let path = self.document.folder().join(name);
                 (self.of_file(&path, &at)?, format!("file {}", path.display()))
             }
             _ => (self.of_credential(name, &at)?, format!("credential {}", printable(name, 80))),
-        };
-        Ok((checked(&text, &at)?, place))
+        })
     }
 
     fn of_variable(&self, name: &str, at: &Value<'_>) -> Result<String, ConfigError> {

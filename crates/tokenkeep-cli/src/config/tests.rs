@@ -1,6 +1,9 @@
 use super::*;
 use crate::error::CliError;
 use std::io;
+use tokenkeep::config::REFRESH_PER_SECOND;
+use tokenkeep::connect::settings::{Redirects, Revocation};
+use tokenkeep_core::provider::{ClientAuth, Rotation};
 
 const JIRA: &str =
     "[providers.jira]\npreset = \"atlassian\"\nclient_id = \"abc\"\nclient_secret = { env = \"SECRET\" }\n";
@@ -110,9 +113,10 @@ fn the_example_of_the_documentation_is_read() {
     assert_eq!(settings.listen, Some("127.0.0.1:7979".parse().unwrap()));
     assert_eq!(settings.public_url.as_ref().unwrap().as_str(), "http://localhost:7979/");
     let corp = &settings.providers[0];
-    assert_eq!(corp.endpoints.device_url.as_ref().unwrap().path(), "/device");
-    assert_eq!(corp.endpoints.revoke_url.as_ref().unwrap().path(), "/revoke");
-    assert_eq!(corp.endpoints.authorize_url.as_ref().unwrap().path(), "/authorize");
+    let sign_in = &corp.provider.sign_in;
+    assert_eq!(sign_in.device_url.as_ref().unwrap().path(), "/device");
+    assert!(matches!(&sign_in.revocation, Revocation::Standard(url) if url.path() == "/revoke"));
+    assert_eq!(sign_in.authorize_url.as_ref().unwrap().path(), "/authorize");
     let config = settings.into_config("/s");
     assert_eq!(config.policy.check_interval, Duration::from_secs(60));
     assert_eq!(config.policy.refresh_threshold, Duration::from_secs(120));
@@ -125,7 +129,53 @@ fn the_example_of_the_documentation_is_read() {
     assert_eq!((corp.refresh_per_second, corp.refresh_in_flight_max), (5, 6));
     assert_eq!(jira.token_url.as_str(), "https://auth.atlassian.com/oauth/token");
     assert_eq!(jira.client.secret.as_ref().unwrap().expose(), "hush");
-    assert_eq!(jira.rules.dead_aliases.len(), 1);
+    assert_eq!(jira.rules.errors.len(), 1);
+}
+
+#[test]
+fn a_preset_s_addresses_take_parameters_and_the_file_goes_before_it() {
+    let text = "[providers.z]\npreset = \"zendesk\"\nparameters = { subdomain = \"acme\" }\nclient_id = \"c\"\nclient_secret = { env = \"SECRET\" }\nidle_life = \"7d\"\nresource = \"https://api\"\nauthorize_params = { prompt = \"login\" }\nerrors = [{ error = \"gone\", status = 410, means = \"dead\" }]";
+    let settings = good(text);
+    let zendesk = &settings.providers[0].provider;
+    assert_eq!(zendesk.token_url.as_str(), "https://acme.zendesk.com/oauth/tokens");
+    assert_eq!(
+        zendesk.sign_in.authorize_url.as_ref().unwrap().as_str(),
+        "https://acme.zendesk.com/oauth/authorizations/new"
+    );
+    assert_eq!(zendesk.sign_in.identity.as_ref().unwrap().fields, ["user.id"]);
+    assert_eq!(
+        (zendesk.rules.idle_life, zendesk.rules.token_params[0].0.as_ref()),
+        (Some(Duration::from_secs(7 * 86_400)), "expires_in")
+    );
+    assert_eq!(zendesk.rules.meaning(410, "gone", ""), Some(tokenkeep_core::provider::Means::Dead));
+    assert_eq!(
+        (zendesk.sign_in.redirects, zendesk.sign_in.resources.as_slice()),
+        (Redirects::Registered, &["https://api".to_owned()][..])
+    );
+    let gitlab = "[providers.g]\npreset = \"gitlab\"\nclient_id = \"c\"\nclient_secret = { env = \"SECRET\" }";
+    assert_eq!(
+        good(gitlab).providers[0].provider.token_url.as_str(),
+        "https://gitlab.com/oauth/token",
+        "a usual value"
+    );
+}
+
+#[test]
+fn a_token_url_of_another_server_takes_none_of_the_preset_s_addresses() {
+    let text = "[providers.x]\npreset = \"atlassian\"\ntoken_url = \"http://127.0.0.1:1/token\"\nclient_id = \"c\"\nclient_secret = { env = \"SECRET\" }";
+    let sign_in = good(text).providers[0].provider.sign_in.clone();
+    assert!(sign_in.authorize_url.is_none() && sign_in.identity.is_none());
+    assert_eq!(sign_in.offline_scopes, ["offline_access"]);
+}
+
+#[test]
+fn an_issuer_is_to_be_asked() {
+    let text = "[providers.x]\nissuer = \"https://sso.example/realm\"\nclient_id = \"c\"\nclient_auth = \"none\"";
+    let found = &good(text).providers[0];
+    assert_eq!(
+        (found.discover.as_deref(), found.provider.sign_in.issuer.as_deref()),
+        (Some("https://sso.example/realm"), Some("https://sso.example/realm"))
+    );
 }
 
 #[test]
@@ -390,7 +440,14 @@ fn every_wrong_thing_is_refused_with_its_reason() {
         ("[providers.x]\nclient_id = \"\"".to_owned(), "`client_id` is empty", "provider gave it"),
         (format!("[providers.x]\nclient_id = \"c\"\n{https}"), "no client_secret", "{ env = \"NAME\" }"),
         (provider(""), "no token_url", "https://"),
-        (provider("issuer = \"https://x\""), "cannot be discovered", "token_url"),
+        (provider("issuer = \"http://x\""), "unencrypted", "https"),
+        (provider("preset = \"zendesk\""), "needs the parameter `subdomain`", "parameters = { subdomain"),
+        (provider("preset = \"zendesk\"\nparameters = { sub = \"a\" }"), "unknown parameter `sub`", "subdomain"),
+        (provider("token_url = \"https://x/t\"\nerrors = [{ error = \"e\" }]"), "no `means`", "not_processed"),
+        (provider("token_url = \"https://x/t\"\nerrors = [{ error = \"e\", means = \"bad\" }]"), "bad", "wrong_client"),
+        (provider("token_url = \"https://x/t\"\nauthorize_params = { state = \"x\" }"), "`state` is set by", "prompt"),
+        (provider("token_url = \"https://x/t\"\nredirect = \"there\""), "there", "daemon"),
+        (JIRA.replace("preset", "client_key = { file = \"etc/secret\" }\npreset"), "client_key", "cannot be read"),
         (provider("preset = \"atlasian\""), "no preset `atlasian`", "did you mean \"atlassian\"?"),
         (provider("preset = \"zzzzzz\""), "no preset `zzzzzz`", "github-app"),
         (provider("token_url = \"http://x.example/t\""), "unencrypted", "loopback"),
@@ -401,7 +458,8 @@ fn every_wrong_thing_is_refused_with_its_reason() {
         (provider(&format!("{https}\nrotation = \"sometimes\"")), "is `sometimes`", "until-used"),
         (provider(&format!("{https}\nrefresh_per_second = 0")), "is 0", "between 1 and 10000"),
         (provider(&format!("{https}\nclient_secret = {{ env = \"SECRET\" }}")), "contradict", "remove one"),
-        (JIRA.replace("preset", "client_auth = \"private_key_jwt\"\npreset"), "private_key_jwt", "client_secret_post"),
+        (JIRA.replace("preset", "client_auth = \"private_key_jwt\"\npreset"), "no client_key", "PEM"),
+        (JIRA.replace("preset", "client_auth = \"magic\"\npreset"), "magic", "client_secret_post"),
         (JIRA.replace("SECRET", "MISSING"), "MISSING is not set", "tokenkeep serve"),
         (JIRA.replace("SECRET", "MULTILINE"), "control characters", "one line"),
         (JIRA.replace("env = \"SECRET\"", "file = \"gone\""), "etc/gone cannot be read", "configuration's folder"),

@@ -1,5 +1,8 @@
-//! OAuth 2.0 messages: requests written, answers read (RFC 6749 sections 4.4, 5 and 6).
+//! OAuth 2.0 messages: requests written, answers read. Nothing here knows a provider by name but where it says so.
 
+pub mod authorize;
+pub mod device;
+pub mod metadata;
 pub mod request;
 pub mod response;
 

@@ -151,6 +151,8 @@ fn error_of(fields: &Map<String, Value>, status: u16) -> Option<ErrorAnswer> {
         Some(Value::String(error)) if !error.is_empty() => {
             Some(ErrorAnswer { error: error.clone(), description: description() })
         }
+        // Zoom
+        Some(Value::Number(error)) => Some(ErrorAnswer { error: error.to_string(), description: description() }),
         Some(Value::Object(inner)) => Some(ErrorAnswer {
             error: first(inner, &["code", "type", "status"]).unwrap_or_default(),
             description: first(inner, &["message", "description"]).unwrap_or_default(),

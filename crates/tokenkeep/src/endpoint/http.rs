@@ -23,7 +23,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 use tokenkeep_core::oauth::RawAnswer;
-use tokenkeep_core::oauth::request::TokenRequest;
+use tokenkeep_core::oauth::request::ProviderRequest;
 use tokenkeep_core::{Failure, FailureCode};
 use tokio::sync::OnceCell;
 use tokio::task::JoinHandle;
@@ -206,7 +206,7 @@ struct HttpChannel {
 
 #[async_trait]
 impl Channel for HttpChannel {
-    async fn send(self: Box<Self>, request: TokenRequest, timeout: Duration) -> Result<RawAnswer, SendFailure> {
+    async fn send(self: Box<Self>, request: ProviderRequest, timeout: Duration) -> Result<RawAnswer, SendFailure> {
         let Self { mut connection, target, timeouts, reuse, used } = *self;
         let request = target.request(request).map_err(SendFailure::Unsent)?;
         let total = timeout.min(timeouts.total);

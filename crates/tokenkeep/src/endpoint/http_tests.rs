@@ -1,10 +1,12 @@
 //! Against servers that are nothing but sockets: no HTTP library sits on the other side.
 
 use super::*;
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::mpsc;
 use tokenkeep_core::Secret;
+use tokenkeep_core::oauth::request::Method;
 
 const SECOND: Duration = Duration::from_secs(1);
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
@@ -91,10 +93,12 @@ fn hurried(timeouts: Timeouts) -> HttpEndpoint {
     endpoint_with(Options { timeouts, ..Options::default() })
 }
 
-fn token_request() -> TokenRequest {
-    TokenRequest {
+fn token_request() -> ProviderRequest {
+    ProviderRequest {
+        method: Method::Post,
         authorization: Some(Secret::new("Basic YTpi")),
-        content_type: "application/x-www-form-urlencoded",
+        headers: Cow::Borrowed(&[]),
+        content_type: Some("application/x-www-form-urlencoded"),
         body: Secret::new("grant_type=refresh_token"),
     }
 }
@@ -506,7 +510,7 @@ async fn what_cannot_be_reached_says_how_far_it_came() {
 async fn credentials_that_fit_no_header_are_unsent() {
     let server = serve(|listener| bytes_until_end(&mut accept(listener)));
     let channel = endpoint().connect(&server.url, Reuse::Fresh).await.unwrap();
-    let request = TokenRequest { authorization: Some(Secret::new("Basic a\r\nX: y")), ..token_request() };
+    let request = ProviderRequest { authorization: Some(Secret::new("Basic a\r\nX: y")), ..token_request() };
     let failed = channel.send(request, SECOND).await;
     assert!(matches!(failed, Err(SendFailure::Unsent(failure)) if failure.code == FailureCode::InvalidRequest));
     assert_eq!(server.finish().await, 0);

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use std::time::Duration;
 use tokenkeep_core::Failure;
 use tokenkeep_core::oauth::RawAnswer;
-use tokenkeep_core::oauth::request::TokenRequest;
+use tokenkeep_core::oauth::request::ProviderRequest;
 use url::Url;
 
 /// Limits of `security.md` 12.
@@ -46,7 +46,7 @@ pub trait Endpoint: Send + Sync + 'static {
 #[async_trait]
 pub trait Channel: Send {
     /// Sends `request` once, within `timeout` in all.
-    async fn send(self: Box<Self>, request: TokenRequest, timeout: Duration) -> Result<RawAnswer, SendFailure>;
+    async fn send(self: Box<Self>, request: ProviderRequest, timeout: Duration) -> Result<RawAnswer, SendFailure>;
 }
 
 /// Why a request has no answer.

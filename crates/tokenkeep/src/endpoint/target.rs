@@ -3,12 +3,12 @@
 use super::http::Options;
 use super::pool::Pool;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use tokenkeep_core::oauth::request::TokenRequest;
+use tokenkeep_core::oauth::request::{self, ProviderRequest};
 use tokenkeep_core::{Failure, FailureCode, Secret};
 use url::{Host, Url};
 
@@ -113,13 +113,26 @@ impl Target {
     ///
     /// # Errors
     /// [`FailureCode::InvalidRequest`]: the client's credentials do not fit a header.
-    pub(super) fn request(&self, token_request: TokenRequest) -> Result<Request<RequestBody>, Failure> {
-        let TokenRequest { authorization, content_type, body } = token_request;
+    pub(super) fn request(&self, asked: ProviderRequest) -> Result<Request<RequestBody>, Failure> {
+        let ProviderRequest { method, authorization, headers, content_type, body } = asked;
         let mut request = Request::new(Full::new(Bytes::from_owner(SecretBytes(body))));
-        *request.method_mut() = Method::POST;
+        *request.method_mut() = match method {
+            request::Method::Post => Method::POST,
+            request::Method::Get => Method::GET,
+            request::Method::Delete => Method::DELETE,
+        };
         *request.uri_mut() = self.path.clone();
         *request.headers_mut() = self.headers.clone();
-        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if let Some(content_type) = content_type {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        }
+        for (name, value) in headers.iter() {
+            let unfit = |what: &str| {
+                Failure::new(FailureCode::InvalidRequest, &format!("the header {name}: its {what} does not fit"))
+            };
+            let header = HeaderName::try_from(name.as_ref()).map_err(|_| unfit("name"))?;
+            request.headers_mut().insert(header, HeaderValue::from_str(value).map_err(|_| unfit("value"))?);
+        }
         if let Some(authorization) = authorization {
             let mut value =
                 HeaderValue::from_maybe_shared(Bytes::from_owner(SecretBytes(authorization))).map_err(|_| {

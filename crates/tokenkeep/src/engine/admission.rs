@@ -25,7 +25,7 @@ pub type LaneKey = (String, String);
 /// The lane that a provider's connections use.
 #[must_use]
 pub fn lane_key(provider: &Provider) -> LaneKey {
-    (provider.token_url.to_string(), provider.client.id.clone())
+    (provider.refreshes_at().to_string(), provider.client.id.clone())
 }
 
 /// All lanes, and the attempts in flight over all of them.

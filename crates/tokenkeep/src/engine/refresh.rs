@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokenkeep_core::classify::{Observation, Outcome, classify, without_secrets};
 use tokenkeep_core::lifecycle::{self, Step};
 use tokenkeep_core::model::{Connection, Renewal};
-use tokenkeep_core::oauth::request::{Grant, TokenRequest, token_request};
+use tokenkeep_core::oauth::request::{Extras, Grant, ProviderRequest, token_request};
 use tokenkeep_core::oauth::{TokenAnswer, TokenSet};
 use tokenkeep_core::provider::{Rotation, Rules};
 use tokenkeep_core::{Failure, FailureCode, Secret, Timestamp};
@@ -36,7 +36,7 @@ pub(super) async fn refresh(engine: &Engine, provider: &Provider, work: Work, fl
         return settle(engine, &work, step, None, 0).await;
     }
     let rules = rules_for(provider, connection);
-    let Some(request) = request_for(&rules, provider, &work) else {
+    let Some(request) = request_for(engine, &rules, provider, &work) else {
         return give_up_for_now(engine, provider, &work, "the claim holds no refresh token").await;
     };
     let place = match engine.reserve_place() {
@@ -45,7 +45,7 @@ pub(super) async fn refresh(engine: &Engine, provider: &Provider, work: Work, fl
     };
 
     let reuse = if rules.rotation.is_strict() { Reuse::Fresh } else { Reuse::Pooled };
-    let channel = match engine.parts.endpoint.connect(&provider.token_url, reuse).await {
+    let channel = match engine.parts.endpoint.connect(provider.refreshes_at(), reuse).await {
         Ok(channel) => channel,
         Err(failure) => return conclude(engine, provider, work, engine.now(), Observation::Unsent(failure), 0).await,
     };
@@ -110,7 +110,7 @@ pub(super) async fn conclude(
             settle(engine, &work, step, None, sequence).await;
         }
         Outcome::Failed(setback) => {
-            let request = request_for(&rules, provider, &work);
+            let request = request_for(engine, &rules, provider, &work);
             let setback = without_secrets(setback, &observation, &secrets_of(provider, &work, request.as_ref()));
             tracing::warn!(connection = %connection.key, code = %setback.failure.code, why = setback.failure.message(), "refresh failed");
             let not_before = engine.admission_failed(provider, connection.id, &setback);
@@ -181,18 +181,21 @@ pub(super) fn rules_for<'a>(provider: &'a Provider, connection: &Connection) -> 
     }
 }
 
-fn request_for(rules: &Rules, provider: &Provider, work: &Work) -> Option<TokenRequest> {
+fn request_for(engine: &Engine, rules: &Rules, provider: &Provider, work: &Work) -> Option<ProviderRequest> {
     let grant = match work.connection.renewal {
-        Renewal::ClientCredentials => Grant::ClientCredentials(&work.connection.scopes),
+        Renewal::ClientCredentials => Grant::ClientCredentials { scopes: &work.connection.scopes },
         Renewal::RefreshToken | Renewal::Impossible => {
-            Grant::RefreshToken(work.tokens.as_ref()?.refresh_token.as_ref()?)
+            let token = work.tokens.as_ref()?.refresh_token.as_ref()?;
+            Grant::RefreshToken { token, redirect_uri: work.connection.origin.redirect_uri.as_deref() }
         }
     };
-    Some(token_request(rules, &provider.client, grant))
+    let assertion = provider.client_assertion(provider.refreshes_at(), engine.parts.clock.wall());
+    let extras = Extras { client_assertion: assertion.as_ref(), params: &[] };
+    Some(token_request(rules, &provider.client, grant, extras))
 }
 
 /// Every secret that the provider has seen from us, or may have.
-fn secrets_of<'a>(provider: &'a Provider, work: &'a Work, request: Option<&'a TokenRequest>) -> Vec<&'a Secret> {
+fn secrets_of<'a>(provider: &'a Provider, work: &'a Work, request: Option<&'a ProviderRequest>) -> Vec<&'a Secret> {
     let tokens = work.tokens.as_ref();
     let access_token = tokens.map(|tokens| &tokens.access_token);
     let refresh_token = tokens.and_then(|tokens| tokens.refresh_token.as_ref());

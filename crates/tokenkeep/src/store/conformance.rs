@@ -97,6 +97,7 @@ fn new_grant(name: &str, due: i64, end: i64) -> NewGrant {
         labels: None,
         scopes: vec!["offline_access".to_owned()],
         renewal: Renewal::RefreshToken,
+        origin: tokenkeep_core::model::Origin::default(),
         times: times(end),
         due_at: at(due),
         waiting: Waiting::Schedule,

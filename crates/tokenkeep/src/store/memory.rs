@@ -201,6 +201,9 @@ impl Contents {
         if row.connection.provider != grant.provider {
             return Granted::OtherProvider(stored());
         }
+        if rules::is_another_s(&row.connection, &grant) {
+            return Granted::OtherAccount(stored());
+        }
         if let Some(token) = grant.tokens.as_ref().and_then(|tokens| tokens.refresh_token.as_ref()) {
             if row.refresh_token() == Some(token) {
                 return Granted::AlreadyHeld(stored());

@@ -17,7 +17,7 @@ pub mod sqlite;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use tokenkeep_core::model::{
-    AttemptNumber, Connection, ConnectionId, ConnectionKey, Hold, Holder, Renewal, Status, TokenTimes, Waiting,
+    AttemptNumber, Connection, ConnectionId, ConnectionKey, Hold, Holder, Origin, Renewal, Status, TokenTimes, Waiting,
 };
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::{Secret, Timestamp};
@@ -144,6 +144,8 @@ pub struct NewGrant {
     pub scopes: Vec<String>,
     /// How it will be renewed.
     pub renewal: Renewal,
+    /// Where it comes from.
+    pub origin: Origin,
     /// The token set's times.
     pub times: TokenTimes,
     /// When the first refresh is due.
@@ -168,6 +170,8 @@ pub enum Granted {
     AlreadyUsed(Box<Connection>),
     /// The existing connection belongs to another provider; nothing was changed.
     OtherProvider(Box<Connection>),
+    /// The existing connection belongs to another account at its provider; nothing was changed.
+    OtherAccount(Box<Connection>),
 }
 
 impl Granted {
@@ -179,6 +183,7 @@ impl Granted {
             Self::AlreadyHeld(connection) => Self::AlreadyHeld(Box::new(view(*connection))),
             Self::AlreadyUsed(connection) => Self::AlreadyUsed(Box::new(view(*connection))),
             Self::OtherProvider(connection) => Self::OtherProvider(Box::new(view(*connection))),
+            Self::OtherAccount(connection) => Self::OtherAccount(Box::new(view(*connection))),
         }
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokenkeep_core::model::{
     AttemptNumber, Claim, Connection, ConnectionId, Doubt, DoubtStep, Generation, GrantNumber, Hold, Holder, LastError,
-    Renewal, State, Stats, TokenTimes, Waiting,
+    Origin, Renewal, State, Stats, TokenTimes, Waiting,
 };
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::{ConnectionKey, Failure, FailureCode, Timestamp};
@@ -175,6 +175,10 @@ pub struct SealedTokens {
 #[derive(Serialize, Deserialize)]
 struct Record {
     scopes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    account: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    redirect_uri: Option<String>,
     renewal: StoredRenewal,
     times: StoredTimes,
     last_success: i64,
@@ -328,6 +332,8 @@ pub fn record_json(base: TimeBase, connection: &Connection) -> String {
     let times = &connection.times;
     json(&Record {
         scopes: connection.scopes.clone(),
+        account: connection.origin.account.clone(),
+        redirect_uri: connection.origin.redirect_uri.clone(),
         renewal: match connection.renewal {
             Renewal::RefreshToken => StoredRenewal::RefreshToken,
             Renewal::ClientCredentials => StoredRenewal::ClientCredentials,
@@ -393,6 +399,7 @@ pub fn connection(
         generation: Generation(schedule.generation.cast_unsigned()),
         attempt: AttemptNumber(claim.map_or(schedule.attempt, |claim| claim.attempt).cast_unsigned()),
         committed: AttemptNumber(schedule.committed.cast_unsigned()),
+        origin: Origin { account: stored.account, redirect_uri: stored.redirect_uri },
         times: TokenTimes {
             issued_at: base.load(times.issued_at),
             expires_at: times.expires_at.map(|at| base.load(at)),
@@ -648,6 +655,7 @@ mod tests {
             generation: Generation(u64::MAX),
             attempt: AttemptNumber(1 << 63),
             committed: AttemptNumber(3),
+            origin: Origin { account: Some("u1".to_owned()), redirect_uri: Some("http://127.0.0.1/".to_owned()) },
             times: TokenTimes {
                 issued_at: at(1),
                 expires_at: Some(at(2)),

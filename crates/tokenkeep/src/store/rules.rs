@@ -23,6 +23,7 @@ pub fn created(now: Timestamp, id: ConnectionId, grant: &NewGrant) -> Connection
         generation: Generation(u64::from(grant.tokens.is_some())),
         attempt: AttemptNumber(0),
         committed: AttemptNumber(0),
+        origin: grant.origin.clone(),
         times: grant.times,
         state: first_state(grant),
         paused: false,
@@ -46,6 +47,11 @@ pub fn renewed(now: Timestamp, stored: &Connection, grant: &NewGrant) -> Connect
         stats: stored.stats,
         ..created(now, stored.id, grant)
     }
+}
+
+/// Whether a sign-in by another account must not take `stored` over. Where either account is unknown, it may.
+pub fn is_another_s(stored: &Connection, grant: &NewGrant) -> bool {
+    matches!((&stored.origin.account, &grant.origin.account), (Some(stored), Some(brought)) if stored != brought)
 }
 
 fn first_state(grant: &NewGrant) -> State {

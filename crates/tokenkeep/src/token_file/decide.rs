@@ -292,6 +292,7 @@ mod tests {
             grant: GrantNumber(1),
             generation: Generation(1),
             attempt: AttemptNumber(1),
+            origin: tokenkeep_core::model::Origin::default(),
             committed: AttemptNumber(1),
             times: TokenTimes {
                 issued_at: ISSUED,

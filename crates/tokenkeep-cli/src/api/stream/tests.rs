@@ -35,7 +35,12 @@ async fn house() -> House {
         keep.import(import).await.unwrap();
     }
     let (stop, stopped) = watch::channel(false);
-    let app = super::super::whole(Api { keep: keep.clone(), streams: Streams::new(stopped), config: Arc::default() });
+    let app = super::super::whole(Api {
+        keep: keep.clone(),
+        streams: Streams::new(stopped),
+        config: Arc::default(),
+        sign_ins: crate::api::oauth::SignIns::default(),
+    });
     House { keep, stop, app, _folder: folder }
 }
 

@@ -112,8 +112,8 @@ impl Check {
     /// What a command would have failed with.
     fn of_error(name: impl Into<String>, error: &CliError) -> Self {
         let CliError::Told(told) = error else { return Self::skipped(name, "nobody reads") };
-        let found =
-            std::iter::once(&told.cause).chain(&told.evidence).map(String::as_str).collect::<Vec<_>>().join("; ");
+        let said = std::iter::once(&told.cause).chain(&told.evidence).map(|line| line.trim());
+        let found = said.filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
         Self { mend: told.next_step.clone(), ..Self::new(name, Verdict::Fault, found) }
     }
 }

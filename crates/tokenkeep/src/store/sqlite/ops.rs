@@ -344,6 +344,9 @@ impl<'a> Batch<'a> {
         if stored.connection.provider != grant.provider {
             return Ok(Granted::OtherProvider(Box::new(stored.connection)));
         }
+        if rules::is_another_s(&stored.connection, grant) {
+            return Ok(Granted::OtherAccount(Box::new(stored.connection)));
+        }
         if fingerprint.is_some() && stored.record.fingerprint == fingerprint {
             return Ok(Granted::AlreadyHeld(Box::new(stored.connection)));
         }

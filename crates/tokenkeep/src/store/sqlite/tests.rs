@@ -104,6 +104,7 @@ fn new_grant(name: &str) -> NewGrant {
         labels: None,
         scopes: Vec::new(),
         renewal: Renewal::RefreshToken,
+        origin: tokenkeep_core::model::Origin::default(),
         times,
         due_at: at(1_000),
         waiting: Waiting::Schedule,

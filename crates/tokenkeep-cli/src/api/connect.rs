@@ -1,0 +1,306 @@
+//! `/v1/connect`: sign-ins, begun by programs and ended by people; and `/oauth/`, where their browsers come.
+
+use super::Api;
+use super::import::{self, JSON_MAX, parts};
+use super::json::{ConnectionJson, Times};
+use super::params::{Params, key};
+use super::problem::Problem;
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, RawQuery, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use tokenkeep::connect::{Begun, BegunDevice, Connect, Redirects, Standing};
+use tokenkeep_core::Secret;
+use tokenkeep_core::model::{DEFAULT_NAMESPACE, check_name, printable};
+use url::Url;
+
+/// The longest text of a field.
+const FIELD_MAX: usize = 2_048;
+/// The most scopes, and the most parameters.
+const LIST_MAX: usize = 200;
+
+/// What a sign-in is to be.
+#[derive(Debug, Deserialize, Serialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectBody {
+    /// The connection's name.
+    pub name: String,
+    /// The provider's name in the configuration.
+    pub provider: String,
+    /// `code` (a browser), `device` (another device), or `client` (nobody: client credentials).
+    #[serde(default)]
+    pub flow: Flow,
+    /// Scopes; none asks for the usual ones.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scopes: Vec<String>,
+    /// Further parameters of the authorization request.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub params: BTreeMap<String, String>,
+    /// Labels; without the field an existing connection keeps its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<BTreeMap<String, String>>,
+    /// Who is expected to sign in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub login_hint: Option<String>,
+    /// Where the browser goes when all is done: an address of the daemon's own host, or of this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub return_url: Option<String>,
+    /// A loopback address at which the caller takes the redirect itself. Providers that know only registered addresses
+    /// are sent to the daemon's own all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_uri: Option<String>,
+}
+
+/// The ways to sign in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Flow {
+    /// Authorization code with PKCE.
+    #[default]
+    Code,
+    /// Device authorization (RFC 8628).
+    Device,
+    /// Client credentials (RFC 6749 section 4.4).
+    Client,
+}
+
+/// A sign-in that has begun.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct BegunJson {
+    /// By which it is asked about.
+    pub id: String,
+    /// The flow.
+    pub flow: Flow,
+    /// Where the person goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// For the caller's own redirect: what it shows with what the redirect brought. Nobody else may have it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
+    /// What the person types in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user_code: Option<String>,
+    /// Where.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification_uri: Option<String>,
+    /// The same with the code in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub verification_uri_complete: Option<String>,
+    /// When it ends by itself.
+    pub expires_at: String,
+}
+
+/// How a sign-in stands.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct SignInJson {
+    /// Its id.
+    pub id: String,
+    /// The connection that it is for.
+    pub name: String,
+    /// `waiting`, `connected` or `failed`.
+    pub status: String,
+    /// What it became.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<ConnectionJson>,
+    /// Why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// The same as a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_action: Option<String>,
+}
+
+/// What the program that took a redirect brings.
+#[derive(Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FinishBody {
+    /// The redirect's query, as the browser brought it.
+    pub query: String,
+    /// The proof.
+    pub proof: String,
+}
+
+/// Begins a sign-in: 201 with where the person goes, or for flow `client` 200 with the connection.
+pub async fn begin(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, Problem> {
+    let mut params = Params::new(query.as_deref());
+    let namespace = params.namespace()?;
+    params.finish()?;
+    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let body: ConnectBody = serde_json::from_slice(&body).map_err(|error| {
+        Problem::invalid(
+            format!("the body is not what it must be: {error}"),
+            "Expected {\"name\": \"...\", \"provider\": \"...\", \"flow\": \"code\", \"device\" or \"client\", ...}.",
+        )
+    })?;
+    let (flow, redirect_uri) = (body.flow, body.redirect_uri.clone());
+    let connect = checked(body, namespace.as_deref(), &api)?;
+    let begun = match flow {
+        Flow::Client => return as_client(&api, connect).await,
+        Flow::Device => {
+            let begun = api.keep.begin_device_sign_in(connect).await.map_err(|error| api.problem(&error))?;
+            at_device(begun, &api.times())
+        }
+        Flow::Code => in_browser(&api, connect, redirect_uri)?,
+    };
+    Ok((StatusCode::CREATED, Json(begun)).into_response())
+}
+
+async fn as_client(api: &Api, connect: Connect) -> Result<Response, Problem> {
+    let imported = api.keep.connect_as_client(connect).await.map_err(|error| api.problem(&error))?;
+    let (_, connection) = parts(&imported);
+    Ok(Json(ConnectionJson::new(connection, &api.times())).into_response())
+}
+
+fn at_device(begun: BegunDevice, times: &Times) -> BegunJson {
+    BegunJson {
+        id: begun.id,
+        flow: Flow::Device,
+        url: None,
+        proof: None,
+        user_code: Some(begun.user_code),
+        verification_uri: Some(begun.verification_uri),
+        verification_uri_complete: begun.verification_uri_complete,
+        expires_at: times.text(begun.expires_at).unwrap_or_default(),
+    }
+}
+
+/// To the caller's own address where it has one and the provider takes any loopback address; else to the daemon's.
+fn in_browser(api: &Api, connect: Connect, redirect_uri: Option<String>) -> Result<BegunJson, Problem> {
+    let own = redirect_uri.as_deref().map(own_redirect).transpose()?;
+    let takes_any =
+        api.keep.redirects(&connect.provider).map_err(|error| api.problem(&error))? == Redirects::AnyLoopback;
+    let (at, ends_here) = match own.filter(|_| takes_any) {
+        Some(own) => (own, false),
+        None => (api.sign_ins.callback()?, true),
+    };
+    let begun = api.keep.begin_sign_in(connect, &at).map_err(|error| api.problem(&error))?;
+    let Begun { id, url, proof, expires_at } = begun;
+    let expires = api.times().text(expires_at).unwrap_or_default();
+    let (url, proof) = if ends_here {
+        (api.sign_ins.start_link(api.keep.now(), &id, url, proof, expires_at)?.to_string(), None)
+    } else {
+        (url.to_string(), Some(proof.expose().to_owned()))
+    };
+    let (user_code, verification_uri, verification_uri_complete) = (None, None, None);
+    Ok(BegunJson {
+        id,
+        flow: Flow::Code,
+        url: Some(url),
+        proof,
+        user_code,
+        verification_uri,
+        verification_uri_complete,
+        expires_at: expires,
+    })
+}
+
+/// RFC 8252 section 7.3: plain http, to an address of this machine.
+fn own_redirect(text: &str) -> Result<Url, Problem> {
+    let is_loopback = |url: &Url| match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        _ => false,
+    };
+    Url::parse(text).ok().filter(|url| url.scheme() == "http" && url.query().is_none() && is_loopback(url)).ok_or_else(|| {
+        Problem::invalid(
+            format!("the field `redirect_uri` is `{}`", printable(text, 80)),
+            "Expected a loopback address such as http://127.0.0.1:8080/callback, or leave it out for the daemon's own.",
+        )
+    })
+}
+
+fn checked(body: ConnectBody, namespace: Option<&str>, api: &Api) -> Result<Connect, Problem> {
+    let wrong = |field: &str, expected: &str| {
+        Problem::invalid(format!("the field `{field}` is not what it must be"), expected.to_owned())
+    };
+    let key = key(Some(namespace.unwrap_or(DEFAULT_NAMESPACE)), &body.name)?;
+    check_name(&body.provider).map_err(|error| {
+        Problem::invalid(format!("the field `provider`: {error}"), "Give the provider's name in the configuration.")
+    })?;
+    let fits = |text: &str| !text.is_empty() && text.len() <= FIELD_MAX && !text.chars().any(char::is_control);
+    if body.scopes.len() > LIST_MAX || !body.scopes.iter().all(|scope| fits(scope) && !scope.contains(' ')) {
+        return Err(wrong("scopes", "Expected an array of scopes, each without spaces."));
+    }
+    if body.params.len() > LIST_MAX || !body.params.iter().all(|(name, value)| fits(name) && value.len() <= FIELD_MAX) {
+        return Err(wrong("params", "Expected an object of short strings."));
+    }
+    if body.login_hint.as_deref().is_some_and(|hint| !fits(hint)) {
+        return Err(wrong("login_hint", "Expected a short text, such as an address of electronic mail."));
+    }
+    let labels = body.labels.map(import::check_labels).transpose()?;
+    let return_url = body.return_url.map(|text| api.sign_ins.return_url(&text)).transpose()?;
+    Ok(Connect {
+        key,
+        provider: body.provider,
+        scopes: body.scopes,
+        params: body.params.into_iter().collect(),
+        labels,
+        login_hint: body.login_hint,
+        return_url,
+    })
+}
+
+/// How a sign-in stands.
+pub async fn show(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<SignInJson>, Problem> {
+    Params::new(query.as_deref()).finish()?;
+    let (key, standing) = api.keep.sign_in(&id).ok_or_else(|| {
+        Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no such sign-in, or it ended a while ago")
+            .next("Begin one with POST /v1/connect.")
+    })?;
+    Ok(Json(told(id, key.name(), &standing, &api.times())))
+}
+
+fn told(id: String, name: &str, standing: &Standing, times: &Times) -> SignInJson {
+    let mut told = SignInJson {
+        id,
+        name: name.to_owned(),
+        status: "waiting".to_owned(),
+        connection: None,
+        code: None,
+        message: None,
+        next_action: None,
+    };
+    match standing {
+        Standing::Waiting => {}
+        Standing::Connected(connection) => {
+            "connected".clone_into(&mut told.status);
+            told.connection = Some(ConnectionJson::new(connection, times));
+        }
+        Standing::Failed(error) => {
+            "failed".clone_into(&mut told.status);
+            told.code = Some(error.code().to_owned());
+            told.message = Some(error.to_string());
+            told.next_action = Some(tokenkeep_core::failure::next_step_for(error.next_step(), name));
+        }
+    }
+    told
+}
+
+/// Takes up a redirect that the caller took itself: 200 with the connection.
+pub async fn finish(
+    State(api): State<Api>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Json<ConnectionJson>, Problem> {
+    Params::new(query.as_deref()).finish()?;
+    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let FinishBody { query, proof } = serde_json::from_slice(&body).map_err(|error| {
+        Problem::invalid(
+            format!("the body is not what it must be ({:?} error)", error.classify()),
+            "Expected {\"query\": \"code=...&state=...\", \"proof\": \"...\"}.",
+        )
+    })?;
+    let finished = api.keep.finish_sign_in(&query, &Secret::new(proof)).await.map_err(|error| api.problem(&error))?;
+    let (_, connection) = parts(&finished.imported);
+    Ok(Json(ConnectionJson::new(connection, &api.times())))
+}

@@ -1,0 +1,142 @@
+//! Ending a grant at its provider.
+
+use super::settings::Revocation;
+use super::{SignInError, ask};
+use crate::config::Provider;
+use crate::error::Error;
+use crate::keep::TokenKeep;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use std::borrow::Cow;
+use tokenkeep_core::oauth::request::{Extras, Method, ProviderRequest, TokenHint, revocation_request};
+use tokenkeep_core::oauth::response::{ErrorAnswer, Reading, read};
+use tokenkeep_core::oauth::{RawAnswer, TokenSet};
+use tokenkeep_core::{ConnectionKey, Failure, FailureCode, Secret};
+use url::Url;
+
+impl TokenKeep {
+    /// Revokes the grant at its provider, then removes the connection. An attempt in flight is waited for, and none
+    /// begins meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::SignIn`] where the provider knows no revocation, refuses it, or cannot be reached: then
+    /// nothing was removed.
+    pub async fn revoke_and_remove(&self, key: &ConnectionKey) -> Result<(), Error> {
+        self.check_removal(key)?;
+        let before = self.get(key).await?;
+        let provider = self.provider_of(&before.provider)?;
+        if provider.sign_in.revocation == Revocation::None {
+            return Err(SignInError::NotOffered { provider: provider.name.clone(), lacks: "revoke_url" }.into());
+        }
+        self.pause(key).await?;
+        let revoked = self.revoke(&provider, key).await;
+        if revoked.is_err() && !before.paused {
+            self.resume(key).await?;
+        }
+        revoked?;
+        self.remove(key).await
+    }
+
+    async fn revoke(&self, provider: &Provider, key: &ConnectionKey) -> Result<(), Error> {
+        let _gate = self.wait_for_sent(key).await;
+        let Some(tokens) = self.token_set(key).await? else { return Ok(()) };
+        match &provider.sign_in.revocation {
+            Revocation::None => Ok(()),
+            Revocation::Standard(url) => self.revoke_by_standard(provider, url, &tokens).await,
+            Revocation::AccessToken(url) => {
+                let request =
+                    ProviderRequest { method: Method::Post, ..ProviderRequest::get(Some(&tokens.access_token)) };
+                self.revoke_once(url, request).await
+            }
+            Revocation::GitHub(url) => self.revoke_once(url, at_github(provider, &tokens)).await,
+        }
+    }
+
+    /// RFC 7009: the refresh token ends the whole grant; where the provider revokes no such tokens, the access token.
+    async fn revoke_by_standard(&self, provider: &Provider, url: &Url, tokens: &TokenSet) -> Result<(), Error> {
+        let assertion = self.client_assertion(provider, url);
+        let extras = Extras { client_assertion: assertion.as_ref(), params: &[] };
+        let ask_for = |token, hint| revocation_request(&provider.rules, &provider.client, token, hint, extras);
+        if let Some(token) = &tokens.refresh_token {
+            let answer = self.ask_revocation(url, ask_for(token, TokenHint::RefreshToken)).await?;
+            match judged(&answer) {
+                Err(error) if error.error == "unsupported_token_type" => {}
+                judged => return judged.map_err(|error| refused(&answer, &error)),
+            }
+        }
+        self.revoke_once(url, ask_for(&tokens.access_token, TokenHint::AccessToken)).await
+    }
+
+    async fn revoke_once(&self, url: &Url, request: ProviderRequest) -> Result<(), Error> {
+        let answer = self.ask_revocation(url, request).await?;
+        judged(&answer).map_err(|error| refused(&answer, &error))
+    }
+
+    async fn ask_revocation(&self, url: &Url, request: ProviderRequest) -> Result<RawAnswer, SignInError> {
+        ask(self.endpoint(), url, request).await.map_err(SignInError::Failed)
+    }
+}
+
+/// <https://docs.github.com/rest/apps/oauth-applications>: deletes one token; its refresh token goes with it.
+fn at_github(provider: &Provider, tokens: &TokenSet) -> ProviderRequest {
+    let secret = provider.client.secret.as_ref().map(Secret::expose).unwrap_or_default();
+    let basic = BASE64_STANDARD.encode(format!("{}:{secret}", provider.client.id));
+    let body = serde_json::json!({"access_token": tokens.access_token.expose()});
+    ProviderRequest {
+        method: Method::Delete,
+        authorization: Some(Secret::new(format!("Basic {basic}"))),
+        headers: Cow::Borrowed(&[]),
+        content_type: Some("application/json"),
+        body: Secret::new(body.to_string()),
+    }
+}
+
+/// Success is what RFC 7009 section 2.2 calls so, also for a token that was dead already; and not Slack's `ok: false`.
+fn judged(answer: &RawAnswer) -> Result<(), ErrorAnswer> {
+    let gone = answer.status == 404;
+    match read(answer) {
+        Reading::Error(error) if error.error == "invalid_token" || error.error == "token_revoked" => Ok(()),
+        Reading::Error(error) if !gone => Err(error),
+        _ if gone || (200..300).contains(&answer.status) => Ok(()),
+        _ => Err(ErrorAnswer::default()),
+    }
+}
+
+/// The provider's words are not repeated: some repeat what they were sent.
+fn refused(answer: &RawAnswer, error: &ErrorAnswer) -> Error {
+    let code = if error.error.len() <= 40 { error.error.as_str() } else { "" };
+    let detail = format!("HTTP {} {code}, and nothing was removed", answer.status);
+    SignInError::Failed(Failure::new(FailureCode::NotRevoked, &detail)).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use zeroize::Zeroizing;
+
+    fn judged_of(status: u16, body: &str) -> Result<(), ErrorAnswer> {
+        judged(&RawAnswer { status, content_type: None, retry_after: None, body: Zeroizing::new(body.into()) })
+    }
+
+    #[test]
+    fn a_token_that_is_gone_is_revoked_and_a_refusal_is_none() {
+        for (status, body) in [
+            (200, ""),
+            (204, ""),
+            (200, "{}"),
+            (200, r#"{"ok":true}"#),
+            (404, "<html>"),
+            (400, r#"{"error":"invalid_token"}"#),
+        ] {
+            assert!(judged_of(status, body).is_ok(), "{status} {body}");
+        }
+        for (status, body) in [
+            (200, r#"{"ok":false,"error":"not_authed"}"#),
+            (400, r#"{"error":"unsupported_token_type"}"#),
+            (503, ""),
+            (401, r#"{"error":"invalid_client"}"#),
+        ] {
+            assert!(judged_of(status, body).is_err(), "{status} {body}");
+        }
+    }
+}
