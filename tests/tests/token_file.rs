@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokenkeep::config::{Declared, TOKEN_FILES_MAX, TokenFile};
 use tokenkeep::{Config, RefreshAsk, TokenAsk, TokenKeep};
@@ -431,18 +432,23 @@ fn several_connections_with_several_files_each() {
 }
 
 #[test]
-fn a_removed_connection_does_not_come_back_by_itself() {
+fn a_declared_connection_is_removed_from_the_configuration_first_and_then_stays_away() {
     let mock = Mock::start();
     let installation = installation(&mock, JIRA);
     write(&file(&installation), &mock.grant("jira", Rotation::Strict, 3_600));
-    let _daemon = installation.start();
+    let daemon = installation.start();
     wait_for("the import", FOLLOWS_WITHIN, || installation.run(&["token", "jira"]).code.filter(|&code| code == 0));
-    installation.run(&["refresh", "jira"]).expect_code(0);
+    let refused = installation.run(&["remove", "jira", "--yes"]).expect_code(1).stderr;
+    assert!(refused.contains("declared in the configuration"), "{refused}");
+
+    installation.configure(&mock.section("mock", "strict"));
+    daemon.process().signal(Signal::HUP);
+    let reloaded = || daemon.stderr().contains("the configuration was reloaded").then_some(());
+    wait_for("the reload", FOLLOWS_WITHIN, reloaded);
     installation.run(&["remove", "jira", "--yes"]).expect_code(0);
-    let back = || (installation.run(&["token", "jira"]).code != Some(3)).then_some(());
-    assert_eq!(try_wait_for(Duration::from_secs(4), back), None, "it came back");
     write(&file(&installation), &mock.grant("again", Rotation::Strict, 3_600));
-    wait_for("the new sign-in", FOLLOWS_WITHIN, back);
+    let back = || (installation.run(&["token", "jira"]).code != Some(3)).then_some(());
+    assert_eq!(try_wait_for(Duration::from_secs(3), back), None, "it came back");
 }
 
 /// How many sign-ins are written into the file while the daemon writes it.
