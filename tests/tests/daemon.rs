@@ -202,3 +202,23 @@ fn the_mock_provider_serves_in_a_process_of_its_own() {
     provider.signal(Signal::INT);
     provider.finish(STOP_WITHIN).expect_code(0);
 }
+
+#[test]
+fn the_doctor_asks_providers_whether_their_tokens_are_good() {
+    let mock = Mock::start();
+    let introspects = format!("introspect_url = \"{}\"\n", format_args!("http://{}/introspect", mock.address()));
+    let installation = Installation::new(&format!("{}{introspects}", mock.section("mock", "strict")));
+    let _daemon = installation.start();
+    installation.import("jira", "mock", &mock.grant("jira", Rotation::Strict, 3_600)).expect_code(0);
+    let config = installation.path("tokenkeep.toml");
+    let asked = |code| {
+        let arguments = ["doctor", "--json", "--network", "--config", config.to_str().expect("UTF-8")];
+        let report = installation.run(&arguments).expect_code(code).json();
+        let checks = report["checks"].as_array().expect("checks").clone();
+        checks.into_iter().find(|check| check["name"] == "token of jira").expect("it was asked about")
+    };
+    assert_eq!(asked(0)["verdict"], "ok");
+    assert_eq!(mock.state().kill("jira"), Some(true));
+    let fault = asked(1);
+    assert!(fault["mend"].as_str().expect("a mend").contains("tokenkeep connect jira"), "{fault}");
+}

@@ -139,8 +139,18 @@ pub enum Renewal {
     RefreshToken,
     /// By the client's own credentials (RFC 6749 section 4.4).
     ClientCredentials,
+    /// By an assertion that the client signs for the account of its [`Origin`] (RFC 7523 section 2.1).
+    JwtBearer,
     /// Not at all: there is no refresh token and no other grant.
     Impossible,
+}
+
+impl Renewal {
+    /// True where the next token set is asked for with nothing that an answer brought, so that nothing rotates.
+    #[must_use]
+    pub const fn is_by_client(self) -> bool {
+        matches!(self, Self::ClientCredentials | Self::JwtBearer)
+    }
 }
 
 /// The times of the token set in hand.

@@ -132,6 +132,13 @@ impl Provider {
         Some(key.assert(&self.client.id, None, audience, now))
     }
 
+    /// What the client signs to act for `account` at `now`, in wall time; `None` without a signing key.
+    #[must_use]
+    pub fn assertion_for(&self, account: &str, now: Timestamp) -> Option<Secret> {
+        let audience = self.sign_in.issuer.as_deref().unwrap_or(self.token_url.as_str());
+        Some(self.sign_in.signing_key.as_ref()?.assert(&self.client.id, Some(account), audience, now))
+    }
+
     /// Everything that decides what the provider thinks of our requests, as one text: by it, a change is known that
     /// may clear the cause of a hold. Admission limits are not in it.
     #[must_use]

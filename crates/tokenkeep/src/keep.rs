@@ -543,11 +543,11 @@ impl TokenKeep {
             expires_at: Some(sent_at + life.unwrap_or(LIFETIME_ASSUMED)),
             expires_in: answer.expires_in,
             // What the client itself gets, it can get again.
-            has_refresh_token: answer.refresh_token.is_some() || renewal == Renewal::ClientCredentials,
+            has_refresh_token: answer.refresh_token.is_some() || renewal.is_by_client(),
             in_bulk: false,
         };
         let grant = self.new_grant(provider, key, labels, brought)?;
-        let renewal = if renewal == Renewal::ClientCredentials { renewal } else { grant.renewal };
+        let renewal = if renewal.is_by_client() { renewal } else { grant.renewal };
         let scopes = answer.scopes.unwrap_or(scopes);
         let tokens = TokenSet {
             access_token: answer.access_token,

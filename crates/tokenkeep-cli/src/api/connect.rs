@@ -3,7 +3,7 @@
 use super::Api;
 use super::import::{self, JSON_MAX, parts};
 use super::json::{ConnectionJson, Times};
-use super::params::{Params, key};
+use super::params::{Named, Params, key};
 use super::problem::Problem;
 use axum::Json;
 use axum::body::{Body, to_bytes};
@@ -11,6 +11,7 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tokenkeep::connect::{Begun, BegunDevice, Connect, Redirects, Standing};
 use tokenkeep_core::Secret;
@@ -30,7 +31,8 @@ pub struct ConnectBody {
     pub name: String,
     /// The provider's name in the configuration.
     pub provider: String,
-    /// `code` (a browser), `device` (another device), or `client` (nobody: client credentials).
+    /// `code` (a browser), `device` (another device), `client` (nobody: client credentials), or `jwt` (the client acting for
+    /// the account of `login_hint`).
     #[serde(default)]
     pub flow: Flow,
     /// Scopes; none asks for the usual ones.
@@ -65,6 +67,8 @@ pub enum Flow {
     Device,
     /// Client credentials (RFC 6749 section 4.4).
     Client,
+    /// The client acting for the account of `login_hint`, by an assertion that it signs (RFC 7523).
+    Jwt,
 }
 
 /// A sign-in that has begun.
@@ -132,18 +136,13 @@ pub async fn begin(State(api): State<Api>, RawQuery(query): RawQuery, body: Body
     let namespace = params.namespace()?;
     params.finish()?;
     let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
-    let body: ConnectBody = serde_json::from_slice(&body).map_err(|error| {
-        Problem::invalid(
-            format!("the body is not what it must be: {error}"),
-            "Expected {\"name\": \"...\", \"provider\": \"...\", \"flow\": \"code\", \"device\" or \"client\", ...}.",
-        )
-    })?;
+    let body: ConnectBody = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
     let (flow, redirect_uri) = (body.flow, body.redirect_uri.clone());
     let connect = checked(body, namespace.as_deref(), &api)?;
     let begun = match flow {
-        Flow::Client => return as_client(&api, connect).await,
+        Flow::Client | Flow::Jwt => return as_client(&api, connect, flow).await,
         Flow::Device => {
-            let begun = api.keep.begin_device_sign_in(connect).await.map_err(|error| api.problem(&error))?;
+            let begun = api.keep.connect_at_device(connect).await.map_err(|error| api.problem(&error))?;
             at_device(begun, &api.times())
         }
         Flow::Code => in_browser(&api, connect, redirect_uri)?,
@@ -151,8 +150,17 @@ pub async fn begin(State(api): State<Api>, RawQuery(query): RawQuery, body: Body
     Ok((StatusCode::CREATED, Json(begun)).into_response())
 }
 
-async fn as_client(api: &Api, connect: Connect) -> Result<Response, Problem> {
-    let imported = api.keep.connect_as_client(connect).await.map_err(|error| api.problem(&error))?;
+async fn as_client(api: &Api, connect: Connect, flow: Flow) -> Result<Response, Problem> {
+    let account = connect.login_hint.clone();
+    let connected = match (flow, account) {
+        (Flow::Jwt, Some(account)) => api.keep.connect_for(connect, &account).await,
+        (Flow::Jwt, None) => {
+            let expected = "Give the account that the client is to act for.";
+            return Err(Problem::invalid("the field `login_hint` is missing", expected));
+        }
+        _ => api.keep.connect_as_client(connect).await,
+    };
+    let imported = connected.map_err(|error| api.problem(&error))?;
     let (_, connection) = parts(&imported);
     Ok(Json(ConnectionJson::new(connection, &api.times())).into_response())
 }
@@ -179,7 +187,7 @@ fn in_browser(api: &Api, connect: Connect, redirect_uri: Option<String>) -> Resu
         Some(own) => (own, false),
         None => (api.sign_ins.callback()?, true),
     };
-    let begun = api.keep.begin_sign_in(connect, &at).map_err(|error| api.problem(&error))?;
+    let begun = api.keep.connect(connect, &at).map_err(|error| api.problem(&error))?;
     let Begun { id, url, proof, expires_at } = begun;
     let expires = api.times().text(expires_at).unwrap_or_default();
     let (url, proof) = if ends_here {
@@ -244,6 +252,34 @@ fn checked(body: ConnectBody, namespace: Option<&str>, api: &Api) -> Result<Conn
         login_hint: body.login_hint,
         return_url,
     })
+}
+
+/// A link for a colleague: whoever opens it first, once, signs in. 201 as [`begin`] with flow `code`, always by the daemon's
+/// own address.
+pub async fn link(state: State<Api>, query: RawQuery, body: Body) -> Result<Response, Problem> {
+    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let wish: ConnectBody = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
+    if wish.flow != Flow::Code || wish.redirect_uri.is_some() {
+        return Err(Problem::invalid(
+            "a link is for flow `code`, and ends at the daemon's own address",
+            "Leave `flow` and `redirect_uri` out.",
+        ));
+    }
+    begin(state, query, Body::from(body)).await
+}
+
+fn unreadable(error: &serde_json::Error) -> Problem {
+    Problem::invalid(
+        format!("the body is not what it must be: {error}"),
+        "Expected {\"name\": \"...\", \"provider\": \"...\", \"flow\": \"code\", \"device\", \"client\" or \"jwt\", ...}.",
+    )
+}
+
+/// Whether the provider calls the access token in hand good: `{"active": true}`, `null` where there is none.
+pub async fn introspect(State(api): State<Api>, named: Named) -> Result<Json<Value>, Problem> {
+    let key = named.only()?;
+    let active = api.keep.introspect(&key).await.map_err(|error| api.problem(&error))?;
+    Ok(Json(json!({ "active": active })))
 }
 
 /// How a sign-in stands.

@@ -77,6 +77,8 @@ pub fn whole(api: Api) -> Router {
         // Not below /v1/connections, where it would take a name from somebody.
         .route("/v1/resume-sole-copy", post(connections::resume_sole_copy))
         .route("/v1/connect", post(connect::begin))
+        .route("/v1/connect/links", post(connect::link))
+        .route("/v1/connections/{name}/introspect", post(connect::introspect))
         .route("/v1/connect/finish", post(connect::finish))
         .route("/v1/connect/{id}", get(connect::show))
         .route("/v1/admin/master-key", get(admin::master_key))

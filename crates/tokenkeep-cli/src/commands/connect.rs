@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
   tokenkeep connect files --provider google --scopes \"openid https://www.googleapis.com/auth/drive\"
   tokenkeep connect mail --provider microsoft --device          on a machine without a browser
   tokenkeep connect worker --provider corp --client             client credentials, no person
+  tokenkeep connect ada --provider corp --jwt --login-hint ada@example.com     acting for an account, by a signed assertion
 
 The same name again re-authorizes the same connection: its history stays, and another account is refused.")]
 pub struct ConnectArgs {
@@ -38,6 +39,9 @@ pub struct ConnectArgs {
     /// As the client itself: nobody signs in
     #[arg(long)]
     pub client: bool,
+    /// As the client acting for the account of --login-hint, by assertions that it signs with client_key (RFC 7523)
+    #[arg(long, conflicts_with_all = ["device", "client"], requires = "login_hint")]
+    pub jwt: bool,
     /// The scopes, separated by spaces [default: those of the provider's section]
     #[arg(long, value_name = "SCOPES")]
     pub scopes: Option<String>,
@@ -80,9 +84,10 @@ fn param(text: &str) -> Result<(String, String), String> {
 /// The sign-in did not come to its end: why, and what to do. A connection of this name is as it was.
 pub fn run(common: &Common, args: &ConnectArgs) -> Result<Exit, CliError> {
     let client = client(common)?;
-    let connection = match (args.client, args.device) {
-        (true, _) => begin(&client, common, &body(args, Flow::Client, None))?.json()?,
-        (_, true) => at_device(&client, common, args)?,
+    let connection = match args {
+        ConnectArgs { client: true, .. } => begin(&client, common, &body(args, Flow::Client, None))?.json()?,
+        ConnectArgs { jwt: true, .. } => begin(&client, common, &body(args, Flow::Jwt, None))?.json()?,
+        ConnectArgs { device: true, .. } => at_device(&client, common, args)?,
         _ => in_browser(&client, common, args)?,
     };
     if args.json {

@@ -8,13 +8,16 @@ use crate::config::Provider;
 use crate::error::Error;
 use crate::import::Imported;
 use crate::keep::TokenKeep;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokenkeep_core::classify::{Observation, Outcome, SetbackKind, classify, without_secrets};
 use tokenkeep_core::model::Renewal;
 use tokenkeep_core::oauth::authorize::{self, AuthorizationRequest, Callback, CallbackFault, ExpectedIssuer};
 use tokenkeep_core::oauth::device::{self, DeviceAuthorization, Poll};
-use tokenkeep_core::oauth::request::{Extras, Grant, ProviderRequest, device_request, token_request};
+use tokenkeep_core::oauth::request::{
+    Extras, Grant, ProviderRequest, device_request, introspection_request, token_request,
+};
 use tokenkeep_core::oauth::{RawAnswer, TokenAnswer};
 use tokenkeep_core::{Connection, ConnectionKey, Secret, Timestamp};
 use url::Url;
@@ -36,6 +39,22 @@ pub struct Connect {
     pub login_hint: Option<String>,
     /// Where the browser goes when all is done.
     pub return_url: Option<String>,
+}
+
+impl Connect {
+    /// With the provider's usual scopes, and nothing else said.
+    #[must_use]
+    pub fn new(key: ConnectionKey, provider: impl Into<String>) -> Self {
+        Self {
+            key,
+            provider: provider.into(),
+            scopes: Vec::new(),
+            params: Vec::new(),
+            labels: None,
+            login_hint: None,
+            return_url: None,
+        }
+    }
 }
 
 /// A sign-in that waits for a person in a browser.
@@ -92,9 +111,21 @@ impl TokenKeep {
     /// Begins a sign-in in a browser (authorization code with PKCE). `redirect_uri` is where the provider sends the
     /// browser back to; what comes there goes to [`TokenKeep::finish_sign_in`].
     ///
+    /// ```no_run
+    /// use tokenkeep::connect::Connect;
+    ///
+    /// # async fn example(keep: tokenkeep::TokenKeep) -> Result<(), Box<dyn std::error::Error>> {
+    /// let key = tokenkeep::core::ConnectionKey::in_default("jira")?;
+    /// let begun = keep.connect(Connect::new(key, "jira"), &"http://127.0.0.1:8123/callback".parse()?)?;
+    /// println!("open {}", begun.url);
+    /// let query = "code=...&state=..."; // of the request that the browser then makes to the redirect URI
+    /// keep.finish_sign_in(query, &begun.proof).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     /// The provider is unknown, or knows no such flow; a parameter may not be given; too many are under way.
-    pub fn begin_sign_in(&self, connect: Connect, redirect_uri: &Url) -> Result<Begun, Error> {
+    pub fn connect(&self, connect: Connect, redirect_uri: &Url) -> Result<Begun, Error> {
         let provider = self.provider_of(&connect.provider)?;
         let settings = &provider.sign_in;
         let authorize_url = settings.authorize_url.as_ref().ok_or_else(|| lacks(&provider, "authorize_url"))?;
@@ -124,7 +155,7 @@ impl TokenKeep {
     }
 
     /// Takes up the redirect of a sign-in: exchanges the code once, finds out whose account it is, and connects.
-    /// `query` is what the browser brought; `proof` is what [`TokenKeep::begin_sign_in`] gave.
+    /// `query` is what the browser brought; `proof` is what [`TokenKeep::connect`] gave.
     ///
     /// # Errors
     /// [`Error::SignIn`] says what was wrong; the grant in hand, if there is one, is as it was.
@@ -167,8 +198,8 @@ impl TokenKeep {
     /// Begins a sign-in at another device (RFC 8628), and asks the provider until it has ended.
     ///
     /// # Errors
-    /// As [`TokenKeep::begin_sign_in`]; the provider refuses or cannot be reached.
-    pub async fn begin_device_sign_in(&self, connect: Connect) -> Result<BegunDevice, Error> {
+    /// As [`TokenKeep::connect`]; the provider refuses or cannot be reached.
+    pub async fn connect_at_device(&self, connect: Connect) -> Result<BegunDevice, Error> {
         let provider = self.provider_of(&connect.provider)?;
         let url = provider.sign_in.device_url.as_ref().ok_or_else(|| lacks(&provider, "device_url"))?;
         let scopes = provider.sign_in.scopes_for(&self.wanted_scopes(&connect));
@@ -210,6 +241,41 @@ impl TokenKeep {
         let answer = self.exchange(&provider, Grant::ClientCredentials { scopes: &scopes }).await?;
         let brought = Brought { answer, sent_at, account: None, redirect_uri: None, scopes };
         self.take_over(connect.key, &provider, connect.labels, brought, Renewal::ClientCredentials).await
+    }
+
+    /// Connects as the client acting for `account`, by assertions that it signs (RFC 7523 section 2.1).
+    ///
+    /// # Errors
+    /// As [`TokenKeep::connect_as_client`]; the provider's section has no signing key.
+    pub async fn connect_for(&self, connect: Connect, account: &str) -> Result<Imported, Error> {
+        let provider = self.provider_of(&connect.provider)?;
+        let wanted = self.wanted_scopes(&connect);
+        let scopes = if wanted.is_empty() { provider.sign_in.scopes.clone() } else { wanted };
+        let assertion = provider.assertion_for(account, self.wall(self.now()));
+        let assertion = assertion.ok_or_else(|| lacks(&provider, "client_key"))?;
+        let sent_at = self.now();
+        let answer = self.exchange(&provider, Grant::JwtBearer { assertion: &assertion, scopes: &scopes }).await?;
+        let brought = Brought { answer, sent_at, account: Some(account.to_owned()), redirect_uri: None, scopes };
+        self.take_over(connect.key, &provider, connect.labels, brought, Renewal::JwtBearer).await
+    }
+
+    /// Asks the provider whether the access token in hand is good (RFC 7662 section 2.2); `None`: there is none.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::SignIn`]: the provider has no such endpoint, refuses, or cannot be reached.
+    pub async fn introspect(&self, key: &ConnectionKey) -> Result<Option<bool>, Error> {
+        let provider = self.provider_of(&self.get(key).await?.provider)?;
+        let url = provider.sign_in.introspect_url.as_ref().ok_or_else(|| lacks(&provider, "introspect_url"))?;
+        let Some(tokens) = self.token_set(key).await? else { return Ok(None) };
+        let assertion = self.client_assertion(&provider, url);
+        let extras = Extras { client_assertion: assertion.as_ref(), params: &[] };
+        let request = introspection_request(&provider.rules, &provider.client, &tokens.access_token, extras);
+        let answer = self.ask_once(url, request).await?;
+        let said: Option<Value> = serde_json::from_slice(&answer.body).ok().filter(|_| answer.status == 200);
+        match said.and_then(|said| said.get("active")?.as_bool()) {
+            Some(active) => Ok(Some(active)),
+            None => Err(SignInError::Refused(format!("HTTP {} without a word about the token", answer.status)).into()),
+        }
     }
 
     /// How the sign-in of this id stands; `None`: there is none, or it ended more than ten minutes ago.

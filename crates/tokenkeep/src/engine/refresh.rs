@@ -176,21 +176,30 @@ fn commit_of(work: &Work, step: &Step, tokens: Option<&TokenSet>, sequence: u64)
 /// The rules that hold for this connection: client credentials do not rotate.
 pub(super) fn rules_for<'a>(provider: &'a Provider, connection: &Connection) -> Cow<'a, Rules> {
     match connection.renewal {
-        Renewal::ClientCredentials => Cow::Owned(Rules { rotation: Rotation::Persistent, ..provider.rules.clone() }),
+        Renewal::ClientCredentials | Renewal::JwtBearer => {
+            Cow::Owned(Rules { rotation: Rotation::Persistent, ..provider.rules.clone() })
+        }
         Renewal::RefreshToken | Renewal::Impossible => Cow::Borrowed(&provider.rules),
     }
 }
 
 fn request_for(engine: &Engine, rules: &Rules, provider: &Provider, work: &Work) -> Option<ProviderRequest> {
+    let wall = engine.parts.clock.wall();
+    let assertion;
     let grant = match work.connection.renewal {
+        Renewal::JwtBearer => {
+            let account = work.connection.origin.account.as_deref()?;
+            assertion = provider.assertion_for(account, wall)?;
+            Grant::JwtBearer { assertion: &assertion, scopes: &work.connection.scopes }
+        }
         Renewal::ClientCredentials => Grant::ClientCredentials { scopes: &work.connection.scopes },
         Renewal::RefreshToken | Renewal::Impossible => {
             let token = work.tokens.as_ref()?.refresh_token.as_ref()?;
             Grant::RefreshToken { token, redirect_uri: work.connection.origin.redirect_uri.as_deref() }
         }
     };
-    let assertion = provider.client_assertion(provider.refreshes_at(), engine.parts.clock.wall());
-    let extras = Extras { client_assertion: assertion.as_ref(), params: &[] };
+    let client_assertion = provider.client_assertion(provider.refreshes_at(), wall);
+    let extras = Extras { client_assertion: client_assertion.as_ref(), params: &[] };
     Some(token_request(rules, &provider.client, grant, extras))
 }
 

@@ -193,6 +193,7 @@ struct Record {
 enum StoredRenewal {
     RefreshToken,
     ClientCredentials,
+    JwtBearer,
     Impossible,
 }
 
@@ -337,6 +338,7 @@ pub fn record_json(base: TimeBase, connection: &Connection) -> String {
         renewal: match connection.renewal {
             Renewal::RefreshToken => StoredRenewal::RefreshToken,
             Renewal::ClientCredentials => StoredRenewal::ClientCredentials,
+            Renewal::JwtBearer => StoredRenewal::JwtBearer,
             Renewal::Impossible => StoredRenewal::Impossible,
         },
         times: StoredTimes {
@@ -393,6 +395,7 @@ pub fn connection(
         renewal: match stored.renewal {
             StoredRenewal::RefreshToken => Renewal::RefreshToken,
             StoredRenewal::ClientCredentials => Renewal::ClientCredentials,
+            StoredRenewal::JwtBearer => Renewal::JwtBearer,
             StoredRenewal::Impossible => Renewal::Impossible,
         },
         grant: GrantNumber(small(id, "its grant number", schedule.grant)?),

@@ -3,7 +3,7 @@
 use super::format::{self, Brought, Current};
 use crate::error::Error;
 use std::time::Duration;
-use tokenkeep_core::model::{Connection, Renewal, State};
+use tokenkeep_core::model::{Connection, State};
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::{Secret, Timestamp};
 
@@ -248,7 +248,7 @@ fn another_grant(theirs: &Secret, brought: &Brought, held: &Held, known: &Known)
 }
 
 fn can_adopt(held: &Held) -> bool {
-    held.connection.renewal != Renewal::ClientCredentials
+    !held.connection.renewal.is_by_client()
 }
 
 /// True for a token set that was issued before the one in hand: the store remembers only so many used refresh tokens,
@@ -274,7 +274,7 @@ mod tests {
     use std::collections::BTreeMap;
     use tokenkeep_core::FailureCode;
     use tokenkeep_core::model::{
-        AttemptNumber, ConnectionId, ConnectionKey, Generation, GrantNumber, Stats, TokenTimes, Waiting,
+        AttemptNumber, ConnectionId, ConnectionKey, Generation, GrantNumber, Renewal, Stats, TokenTimes, Waiting,
     };
 
     const ISSUED: Timestamp = Timestamp::from_millis(1_800_000_000_000);

@@ -2,7 +2,7 @@
 
 use super::{Check, Verdict};
 use crate::api::json::{ConnectionJson, Page, SummaryJson};
-use crate::cli::shown;
+use crate::cli::{shown, target};
 use crate::client::{Client, encode};
 use crate::error::CliError;
 use tokenkeep_core::model::Status;
@@ -15,8 +15,44 @@ const FAULTS: [Status; 4] = [Status::NeedsReauth, Status::Held, Status::InDoubt,
 const NOTES: [Status; 2] = [Status::Retrying, Status::Paused];
 
 /// The counts, and each that is not well.
-pub fn checks(client: &Client, namespace: &str) -> Vec<Check> {
-    look(client, namespace).unwrap_or_else(|error| vec![Check::of_error("connections", &error)])
+pub fn checks(client: &Client, namespace: &str, ask_providers: bool) -> Vec<Check> {
+    let mut checks = look(client, namespace).unwrap_or_else(|error| vec![Check::of_error("connections", &error)]);
+    if ask_providers {
+        checks.extend(
+            introspected(client, namespace).unwrap_or_else(|error| vec![Check::of_error("introspection", &error)]),
+        );
+    }
+    checks
+}
+
+/// What providers that can be asked say about the access tokens of the first fresh connections.
+fn introspected(client: &Client, namespace: &str) -> Result<Vec<Check>, CliError> {
+    let target = format!("/v1/connections?namespace={}&status=fresh&limit={TOLD_MAX}", encode(namespace));
+    let page: Page<ConnectionJson> = client.get(&target)?.json()?;
+    Ok(page.items.iter().filter_map(|connection| introspection(client, connection)).collect())
+}
+
+/// `None`: the provider has no such endpoint.
+fn introspection(client: &Client, connection: &ConnectionJson) -> Option<Check> {
+    let name = shown(&connection.namespace, &connection.name);
+    let title = format!("token of {name}");
+    let asked = client.post(&target(&connection.namespace, &connection.name, "/introspect"));
+    match asked.and_then(|answer| answer.json::<Introspected>()) {
+        Ok(Introspected { active: Some(true) }) => Some(Check::ok(title, "its provider calls it good")),
+        Ok(Introspected { active: Some(false) }) => {
+            let mend =
+                format!("`tokenkeep refresh {name}`; if that does not help, sign in again: `tokenkeep connect {name}`");
+            Some(Check::fault(title, "its provider does not call it good", mend))
+        }
+        Ok(Introspected { active: None }) => None,
+        Err(error) if error.cause().contains("introspect_url") => None,
+        Err(error) => Some(Check::of_error(title, &error)),
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Introspected {
+    active: Option<bool>,
 }
 
 fn look(client: &Client, namespace: &str) -> Result<Vec<Check>, CliError> {

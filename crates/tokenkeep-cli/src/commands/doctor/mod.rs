@@ -33,7 +33,7 @@ pub struct DoctorArgs {
     /// Check this configuration, too
     #[arg(long, value_name = "F")]
     pub config: Option<PathBuf>,
-    /// Connect to each provider of the configuration; nothing is sent
+    /// Connect to each provider of the configuration, and ask those that can be asked whether access tokens are good
     #[arg(long, requires = "config")]
     pub network: bool,
     /// As JSON: {summary, checks}
@@ -134,7 +134,7 @@ pub fn run(common: &Common, args: &DoctorArgs) -> Result<Exit, CliError> {
     let settings = args.config.as_deref().map(|path| (path, serve::settings(Some(path))));
     let source =
         settings.as_ref().and_then(|(_, settings)| settings.as_ref().ok()).map(|found| found.master_key.clone());
-    let mut checks = of_folder(common, &state_dir, &source.unwrap_or_default());
+    let mut checks = of_folder(common, &state_dir, &source.unwrap_or_default(), args.network);
     if let Some((path, settings)) = settings {
         checks.extend(provider::configuration(path, settings, args.network));
     }
@@ -149,7 +149,7 @@ pub fn run(common: &Common, args: &DoctorArgs) -> Result<Exit, CliError> {
 }
 
 /// The folder, what is in it, and who uses it.
-fn of_folder(common: &Common, state_dir: &Path, source: &KeySource) -> Vec<Check> {
+fn of_folder(common: &Common, state_dir: &Path, source: &KeySource, ask_providers: bool) -> Vec<Check> {
     let folder = folder::Folder::look(state_dir);
     let mut checks = vec![folder.check()];
     let client = match common.socket() {
@@ -163,7 +163,7 @@ fn of_folder(common: &Common, state_dir: &Path, source: &KeySource) -> Vec<Check
     checks.extend(daemon.checks(state_dir));
     checks.extend(folder.content(&daemon, source));
     if daemon.answers() {
-        checks.extend(connections::checks(&client, &common.namespace));
+        checks.extend(connections::checks(&client, &common.namespace, ask_providers));
     }
     checks
 }
