@@ -27,6 +27,9 @@ pub async fn post(State(api): State<Api>, named: Named) -> Result<Response, Prob
 
 /// As requests-oauthlib and Authlib write it: what the provider sent beside the token stays, `expires_at` is a whole
 /// number, and what nobody knows is left out. `expires_in` is the life that the token had from its issue.
+///
+/// The files that the daemon keeps are written elsewhere (the library's `token_file/format.rs`): they must always state an
+/// end, and keep what stands there. An export says what is known alone, so that an import of it reads back equal.
 fn token_file(exported: &Exported, times: &Times) -> Option<Map<String, Value>> {
     let Exported { connection, tokens } = exported;
     let mut fields: Map<String, Value> = serde_json::from_str(tokens.extra.expose()).ok()?;
