@@ -67,7 +67,7 @@ catalogue! {
     ServerError = "server_error", "The provider failed while it handled the request.",
         "Check the provider's status page; Tokenkeep goes on as its rotation class allows.";
     UnknownAnswer = "unknown_answer", "The provider answered with something that Tokenkeep does not know.",
-        "Read the detail; if the provider means something by it, add it to the provider's error aliases.";
+        "Read the detail; if the provider means something by it, add it to `errors` in its section of the configuration.";
     InvalidGrant = "invalid_grant", "The provider says that the refresh token is no longer valid.",
         "Sign in again: `tokenkeep connect NAME`, or give a new token set to `tokenkeep import NAME`.";
     LostInFlight = "lost_in_flight", "An answer with a new refresh token was lost on its way, and the old one is no longer valid.",
