@@ -115,6 +115,9 @@ fn classify_answer(rules: &Rules, answer: &RawAnswer) -> Outcome {
         _ => ErrorAnswer::default(),
     };
     let meaning = rules.meaning(answer.status, &error.error, &error.description);
+    if meaning == Some(Means::Reused) || (error.error == "invalid_grant" && tells_of_reuse(&error.description)) {
+        return setback(SetbackKind::Rejected, said(FailureCode::ForeignRotation, answer, &error));
+    }
     if meaning == Some(Means::Dead) || (meaning.is_none() && error.error == "invalid_grant") {
         return setback(SetbackKind::Rejected, said(FailureCode::InvalidGrant, answer, &error));
     }
@@ -143,6 +146,15 @@ fn classify_answer(rules: &Rules, answer: &RawAnswer) -> Outcome {
         return doubt(rules, None, failure(FailureCode::AnswerUnreadable, answer, looks));
     }
     setback(SetbackKind::Transient { alarm: true }, said(FailureCode::UnknownAnswer, answer, &error))
+}
+
+/// In whose words a refused refresh token was used before: of Keycloak, Auth0, doorkeeper and others. Few say so; where
+/// nobody does, the cause is `invalid_grant`.
+fn tells_of_reuse(description: &str) -> bool {
+    let words = description.to_ascii_lowercase();
+    ["reuse", "already been used", "already used", "used before", "was used twice", "has been rotated"]
+        .iter()
+        .any(|said| words.contains(said))
 }
 
 fn is_rate_limit(answer: &RawAnswer, error: &ErrorAnswer) -> bool {
@@ -291,6 +303,20 @@ mod tests {
         assert_eq!(meaning(&github, answer(200, r#"{"error":"bad_refresh_token"}"#)), dead);
         // Without the alias, the second is a wrong client.
         assert_eq!(meaning(&Rules::default(), answer(403, both[1])).1, FailureCode::UnauthorizedClient);
+    }
+
+    #[test]
+    fn a_token_that_somebody_else_used_is_a_cause_of_its_own() {
+        let said = |description: &str| format!(r#"{{"error":"invalid_grant","error_description":"{description}"}}"#);
+        for words in ["Maximum allowed refresh token reuse exceeded", "The refresh token has already been used."] {
+            for rotation in CLASSES {
+                let meant = meaning(&rules(rotation), answer(400, &said(words)));
+                assert_eq!(meant, (SetbackKind::Rejected, FailureCode::ForeignRotation), "{words}");
+            }
+        }
+        for words in ["Token has been expired or revoked.", "Session not active", ""] {
+            assert_eq!(meaning(&Rules::default(), answer(400, &said(words))).1, FailureCode::InvalidGrant, "{words}");
+        }
     }
 
     #[test]

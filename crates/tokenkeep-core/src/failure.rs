@@ -70,6 +70,8 @@ catalogue! {
         "Read the detail; if the provider means something by it, add it to `errors` in its section of the configuration.";
     InvalidGrant = "invalid_grant", "The provider says that the refresh token is no longer valid.",
         "Sign in again: `tokenkeep connect NAME`, or give a new token set to `tokenkeep import NAME`.";
+    ForeignRotation = "foreign_rotation", "The provider says that somebody else has used this refresh token, which ended the grant.",
+        "Find the other program that refreshes with it (give it a token file `without_refresh_token`, or let it ask here), then sign in again: `tokenkeep connect NAME`.";
     LostInFlight = "lost_in_flight", "An answer with a new refresh token was lost on its way, and the old one is no longer valid.",
         "Sign in again: `tokenkeep connect NAME`, or give a new token set to `tokenkeep import NAME`.";
     NoRefreshToken = "no_refresh_token", "The access token ends and there is no refresh token to renew it with.",

@@ -259,8 +259,8 @@ fn doubt_again(connection: &Connection, doubt: &Doubt, at: Timestamp, context: C
 fn rejected(connection: &Connection, failure: &Failure, context: Context<'_>) -> Step {
     let code = match connection.waiting() {
         Some(Waiting::InDoubt(_)) => FailureCode::LostInFlight,
-        Some(Waiting::Recheck) => FailureCode::InvalidGrant,
-        _ if context.rules.rotation.is_strict() => FailureCode::InvalidGrant,
+        Some(Waiting::Recheck) => failure.code,
+        _ if context.rules.rotation.is_strict() => failure.code,
         _ => return still_waiting(connection, context.now + RECHECK_AFTER, Waiting::Recheck),
     };
     needs_reauth(connection, Failure { code, detail: failure.detail.clone() }, context)
@@ -405,7 +405,8 @@ mod tests {
     }
 
     fn setback(kind: SetbackKind) -> Setback {
-        Setback { kind, failure: Failure::new(FailureCode::Timeout, "") }
+        let code = if kind == SetbackKind::Rejected { FailureCode::ForeignRotation } else { FailureCode::Timeout };
+        Setback { kind, failure: Failure::new(code, "") }
     }
 
     fn fail_at(connection: &Connection, rotation: &str, kind: SetbackKind, now: Timestamp) -> Step {
@@ -510,9 +511,10 @@ mod tests {
             _ => None,
         };
         let reject = |waiting, rotation| fail_at(&claimed(waiting), rotation, SetbackKind::Rejected, NOW);
-        assert_eq!(cause(reject(Waiting::Schedule, "strict")), Some(FailureCode::InvalidGrant));
+        // The cause is the one that the provider names, unless an answer of ours was in doubt.
+        assert_eq!(cause(reject(Waiting::Schedule, "strict")), Some(FailureCode::ForeignRotation));
         assert_eq!(ready(&reject(Waiting::Schedule, "persistent")), (secs(60), Waiting::Recheck));
-        assert_eq!(cause(reject(Waiting::Recheck, "persistent")), Some(FailureCode::InvalidGrant));
+        assert_eq!(cause(reject(Waiting::Recheck, "persistent")), Some(FailureCode::ForeignRotation));
         for rotation in ["strict", "grace:600", "until-used"] {
             assert_eq!(cause(reject(doubt(DoubtStep::Resend), rotation)), Some(FailureCode::LostInFlight));
         }

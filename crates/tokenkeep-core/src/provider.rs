@@ -124,6 +124,8 @@ pub enum BodyFormat {
 pub enum Means {
     /// The refresh token is dead, as `invalid_grant` (RFC 6749 section 5.2) says it.
     Dead,
+    /// The refresh token is dead because it was used twice.
+    Reused,
     /// Too many requests.
     Throttled,
     /// The client's id or secret is wrong, as `invalid_client` says it.

@@ -65,7 +65,7 @@ const IDENTITY_EXPECTED: &str = "the field that names the account, such as \"sub
 const PARAMETERS_EXPECTED: &str = "a table such as { subdomain = \"acme\" }";
 const AUTHORIZE_PARAMS_EXPECTED: &str = "a table such as { prompt = \"consent\" }";
 const TOKEN_PARAMS_EXPECTED: &str = "a table such as { expires_in = \"1800\" }";
-const ERRORS_EXPECTED: &str = "an array of { error = \"CODE\", means = \"dead\", \"throttled\", \"wrong_client\" or \"not_processed\" }, \
+const ERRORS_EXPECTED: &str = "an array of { error = \"CODE\", means = \"dead\", \"reused\", \"throttled\", \"wrong_client\" or \"not_processed\" }, \
      each with status = 403 or description = \"part of it\" where only that is meant";
 
 /// `None`: something is wrong with it, and kept for the end.
@@ -346,7 +346,7 @@ fn error_rule(item: &Value<'_>) -> Result<ErrorRule, ConfigError> {
             "error" => rule.error = entry.text("a string")?.to_owned().into(),
             "description" => rule.description_contains = entry.text("a string")?.to_owned().into(),
             "status" => rule.status = u16::try_from(entry.number(100..=599)?).ok(),
-            "means" => means = Some(entry.parsed("dead, throttled, wrong_client or not_processed", means_of)?),
+            "means" => means = Some(entry.parsed("dead, reused, throttled, wrong_client or not_processed", means_of)?),
             other => {
                 let found = format!("unknown key `{}` in a rule for errors", printable(other, 60));
                 return Err(entry.error(found, format!("expected {ERRORS_EXPECTED}")));
@@ -362,6 +362,7 @@ fn error_rule(item: &Value<'_>) -> Result<ErrorRule, ConfigError> {
 fn means_of(text: &str) -> Result<Means, String> {
     match text {
         "dead" => Ok(Means::Dead),
+        "reused" => Ok(Means::Reused),
         "throttled" => Ok(Means::Throttled),
         "wrong_client" => Ok(Means::WrongClient),
         "not_processed" => Ok(Means::NotProcessed),
