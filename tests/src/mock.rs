@@ -26,13 +26,18 @@ pub struct Mock {
 impl Mock {
     /// A strict provider with tokens of an hour, on a free loopback port.
     pub fn start() -> Self {
+        Self::of(ProviderConfig::default())
+    }
+
+    /// A provider that is so, on a free loopback port.
+    pub fn of(config: ProviderConfig) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("a thread for the mock");
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let provider = Provider::new(ProviderConfig::default());
+        let provider = Provider::new(config);
         let server = runtime.block_on(Server::start(loopback, provider, FaultPlan::none()));
         Self { server: server.expect("a free port"), _runtime: runtime }
     }

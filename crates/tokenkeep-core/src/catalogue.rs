@@ -421,6 +421,8 @@ pub static PRESETS: [Preset; 30] = [
             rotation: Rotation::Strict,
             errors: Cow::Borrowed(&[
                 ErrorRule::known(None, "invalid_refresh_token", "", Means::Dead),
+                ErrorRule::known(None, "token_expired", "", Means::Dead),
+                ErrorRule::known(None, "token_revoked", "", Means::Dead),
                 ErrorRule::known(None, "bad_client_secret", "", Means::WrongClient),
             ]),
             access_life: seconds(43200),

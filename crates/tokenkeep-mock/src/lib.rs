@@ -33,6 +33,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod answer;
+mod catalogue;
+mod demands;
 mod dialect;
 mod fault;
 mod jira;
@@ -44,6 +46,8 @@ mod server;
 mod token;
 
 pub use answer::{Answer, Refusal, Unfit};
+pub use catalogue::{KNOWN, Known, Revokes};
+pub use demands::{BodyForm, Demands, Pair, RedirectOnRefresh};
 pub use dialect::{Dialect, UnknownDialect};
 pub use fault::{
     Chance, DEEP_LEVELS_MAX, DELAY_MS_MAX, Drip, Entry, Fault, FaultPlan, Faults, ImpossiblePlan, OVERSIZED_BYTES_MAX,

@@ -134,6 +134,8 @@ const ANSWERS: &[(&str, u16, &str, Meant)] = &[
         Meant::Dead,
     ),
     ("slack", 200, r#"{"ok":false,"error":"invalid_refresh_token"}"#, Meant::Dead),
+    ("slack", 200, r#"{"ok":false,"error":"token_expired"}"#, Meant::Dead),
+    ("slack", 200, r#"{"ok":false,"error":"token_revoked"}"#, Meant::Dead),
     ("slack", 200, r#"{"ok":false,"error":"bad_client_secret"}"#, Meant::WrongClient),
     ("slack", 200, r#"{"ok":false,"error":"ratelimited"}"#, Meant::Throttled),
     ("salesforce", 400, r#"{"error":"invalid_grant","error_description":"expired access/refresh token"}"#, Meant::Dead),

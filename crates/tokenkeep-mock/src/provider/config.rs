@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::demands::Demands;
+
 use super::style::{AnswerStyle, RefusalStyle};
 use crate::request::Credentials;
 use crate::rotation::Rotation;
@@ -37,6 +39,10 @@ pub struct ProviderConfig {
     pub refusals: RefusalStyle,
     /// What makes a sign-in yield a refresh token.
     pub offline: Offline,
+    /// What it demands of requests beyond the standard.
+    pub demands: Demands,
+    /// The fields of `/userinfo` that carry the account, `a.b` being `b` in `a`.
+    pub identity: &'static [&'static str],
     /// The scope of grants that do not say theirs.
     pub scope: Arc<str>,
     /// How long the device flow waits for the resource owner.
@@ -61,6 +67,8 @@ impl Default for ProviderConfig {
             answers: AnswerStyle::Standard,
             refusals: RefusalStyle::Standard,
             offline: Offline::Always,
+            demands: Demands::default(),
+            identity: &["sub", "name"],
             scope: DEFAULT_SCOPE.into(),
             device_ttl_s: 600,
             device_interval_s: 5,

@@ -140,6 +140,9 @@ impl Provider {
             return Err(refused("unsupported_response_type", "response_type must be code."));
         }
         let is_public = self.config.clients.get(client).is_some_and(|client| client.secret.is_none());
+        if self.config.demands.authorize.iter().any(|&(name, value)| get(name) != Some(value)) {
+            return Err(refused("invalid_request", "The request lacks what is demanded."));
+        }
         match (get("code_challenge"), get("code_challenge_method")) {
             (None, None) if is_public => return Err(refused("invalid_request", "A public client must use PKCE.")),
             (None, None) | (Some(_), Some("S256")) => {}

@@ -15,6 +15,10 @@ pub enum AnswerStyle {
     Atlassian,
     /// Form-encoded unless the request accepts JSON, with `refresh_token_expires_in` and an empty `scope`.
     GitHub,
+    /// With commas in `scope` (Linear, Shopify).
+    Commas,
+    /// `scopes` in place of `scope` (Bitbucket).
+    Scopes,
     /// `ok: true`, and the tokens in `authed_user`, with commas in `scope`.
     Slack,
 }
@@ -46,18 +50,33 @@ impl AnswerStyle {
                 Answer::json(StatusCode::OK, &body)
             }
             AnswerStyle::GitHub => Answer::json(StatusCode::OK, &TokenBody { scope: String::new(), ..body }),
+            AnswerStyle::Commas => {
+                let scope = with_commas(&body.scope);
+                Answer::json(StatusCode::OK, &TokenBody { scope, refresh_token_expires_in: None, ..body })
+            }
+            AnswerStyle::Scopes => Answer::json(StatusCode::OK, &scopes(body)),
             AnswerStyle::Slack => Answer::json(StatusCode::OK, &slack(body, owner)),
         }
     }
 }
 
+fn with_commas(scope: &str) -> String {
+    scope.split_ascii_whitespace().collect::<Vec<_>>().join(",")
+}
+
+fn scopes(body: TokenBody) -> Value {
+    let mut body = json!(TokenBody { refresh_token_expires_in: None, ..body });
+    if let Some(fields) = body.as_object_mut()
+        && let Some(scope) = fields.remove("scope")
+    {
+        fields.insert("scopes".to_owned(), scope);
+    }
+    body
+}
+
 fn slack(body: TokenBody, owner: &str) -> Value {
-    let body = TokenBody {
-        token_type: Some("user"),
-        refresh_token_expires_in: None,
-        scope: body.scope.split_ascii_whitespace().collect::<Vec<_>>().join(","),
-        ..body
-    };
+    let body =
+        TokenBody { token_type: Some("user"), refresh_token_expires_in: None, scope: with_commas(&body.scope), ..body };
     let mut user = json!(body);
     user["id"] = owner.into();
     json!({"ok": true, "app_id": "A0MOCK", "team": {"id": "T0MOCK", "name": "Mock"}, "authed_user": user})
@@ -72,6 +91,8 @@ pub enum RefusalStyle {
     /// token." where it was never issued or has outlived its time, else `unauthorized_client` with "refresh_token is
     /// invalid". Which end gives which form is not documented; this split is ours, so that both occur.
     Atlassian,
+    /// A dead refresh token gets `403 invalid_grant` with "Unknown or invalid refresh token."
+    Auth0,
     /// Every refusal has the status 200 and GitHub's own code.
     GitHub,
     /// A dead refresh token gets `400 invalid_grant` with "Token has been expired or revoked."
@@ -85,6 +106,7 @@ impl RefusalStyle {
         match self {
             RefusalStyle::Standard => refusal.answer(),
             RefusalStyle::Atlassian => atlassian(refusal),
+            RefusalStyle::Auth0 => auth0(refusal),
             RefusalStyle::GitHub => github(refusal),
             RefusalStyle::Google => google(refusal),
             RefusalStyle::Slack => Answer::json(StatusCode::OK, &json!({"ok": false, "error": slack_code(refusal)})),
@@ -100,6 +122,15 @@ fn atlassian(refusal: Refusal) -> Answer {
         }
         Refusal::InvalidGrant(Unfit::Reused | Unfit::Ended | Unfit::OtherClient) => {
             Answer::error(forbidden, "unauthorized_client", "refresh_token is invalid")
+        }
+        _ => refusal.answer(),
+    }
+}
+
+fn auth0(refusal: Refusal) -> Answer {
+    match refusal {
+        Refusal::InvalidGrant(why) if why.is_refresh_token() => {
+            Answer::error(StatusCode::FORBIDDEN, "invalid_grant", Unfit::Unknown.why())
         }
         _ => refusal.answer(),
     }

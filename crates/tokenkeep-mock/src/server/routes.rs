@@ -61,7 +61,10 @@ pub(crate) async fn answer(
         (&Method::GET | &Method::POST, "/authorize") => respond(consent::authorize(&state, &parts, &body)),
         (&Method::GET | &Method::POST, "/device") => respond(consent::device(&state, &parts, &body)),
         (&Method::GET, "/api/whoami") => bearers(&state, &parts, |known| json!(known)),
-        (&Method::GET | &Method::POST, "/userinfo") => bearers(&state, &parts, userinfo),
+        (&Method::GET | &Method::POST, "/userinfo") => {
+            let fields = state.with_provider(|provider| provider.config().identity);
+            bearers(&state, &parts, |known| userinfo(known, fields))
+        }
         (&Method::GET, "/.well-known/oauth-authorization-server" | "/.well-known/openid-configuration") => {
             metadata(&connection.origin)
         }
@@ -108,6 +111,10 @@ async fn token(
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<MockBody>, Cut> {
+    let demands = state.with_provider(|provider| provider.config().demands);
+    if let Some(refusal) = demands.refusal(&headers, &body) {
+        return Ok(respond(refusal));
+    }
     let begun = match oauth_request(&headers, &body) {
         Ok(request) => state.begin(&request),
         Err(refusal) => return Ok(respond(refusal.answer())),
@@ -221,7 +228,7 @@ fn posted(
 }
 
 /// What `tell` says about the bearer's token, or 401.
-fn bearers(state: &State, parts: &Parts, tell: fn(&Introspection) -> Value) -> Response<MockBody> {
+fn bearers(state: &State, parts: &Parts, tell: impl FnOnce(&Introspection) -> Value) -> Response<MockBody> {
     let now_ms = state.now_ms();
     let token = bearer(&parts.headers).unwrap_or_default();
     let known = state.with_provider(|provider| provider.use_access_token(now_ms, token));
@@ -236,9 +243,16 @@ fn bearers(state: &State, parts: &Parts, tell: fn(&Introspection) -> Value) -> R
     }
 }
 
-fn userinfo(known: &Introspection) -> Value {
-    let name = known.username.as_ref().or(known.client_id.as_ref());
-    json!({"sub": name, "name": name})
+/// The account, in each of these fields.
+fn userinfo(known: &Introspection, fields: &[&str]) -> Value {
+    let account = known.username.as_ref().or(known.client_id.as_ref());
+    let mut told = json!({});
+    for field in fields {
+        // Indexing makes the objects on the way: each step is an object or not there yet.
+        let place = field.split('.').fold(&mut told, |object, name| &mut object[name]);
+        *place = json!(account);
+    }
+    told
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
