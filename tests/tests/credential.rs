@@ -394,7 +394,7 @@ fn damage(installation: &Installation, state_dir: &Path) {
     assert_fault(&report(), "journal", "another master key", "put back");
     assert_fault(&report(), "database", "another master key", "put back");
     fs::write(&key, &right[..5]).expect("it is ours");
-    assert_fault(&report(), "master key", "holds 5 bytes", "put the right file back");
+    assert_fault(&report(), "master key", "holds 5 bytes", "put the right key back");
     fs::remove_file(&key).expect("it is ours");
     assert_fault(&report(), "master key", "does not exist", "put the master key back");
     assert!(!key.exists(), "doctor makes nothing");
