@@ -1,104 +1,32 @@
 //! What a changed configuration does to a running engine, and to the next one: on a clock that tests own.
 
-use std::sync::Arc;
 use std::time::Duration;
-use tokenkeep::engine::Engine;
-use tokenkeep::store::{EventKind, EventQuery, ListQuery};
-use tokenkeep::{Config, Provider, RefreshAsk, Refreshed, TokenAsk, TokenKeep};
-use tokenkeep_core::model::{Connection, ConnectionKey, Status};
-use tokenkeep_core::oauth::request::Client;
+use tokenkeep::store::EventKind;
+use tokenkeep::{Config, RefreshAsk, Refreshed, TokenAsk};
+use tokenkeep_core::FailureCode;
+use tokenkeep_core::model::Status;
 use tokenkeep_core::provider::{Rotation, Rules};
-use tokenkeep_core::{FailureCode, Secret};
-use tokenkeep_tests::sim::parts::Sabotage;
+use tokenkeep_tests::sim::on_virtual_time;
+use tokenkeep_tests::sim::scene::{Scene, key, pass};
 use tokenkeep_tests::sim::world::Faults;
-use tokenkeep_tests::sim::{Machine, on_virtual_time};
 
 /// How many connections share the strict provider.
 const MANY: usize = 30;
 
-struct Scene {
-    machine: Machine,
-    keep: TokenKeep,
-    _engine: Arc<Engine>,
-}
-
-impl Scene {
-    async fn new() -> Self {
-        let machine = Machine::new(11, 1, Sabotage::None);
-        let engine = machine.engine(0);
-        let keep = TokenKeep::on_engine(Arc::clone(&engine)).await.expect("the memory store can be used");
-        let scene = Self { machine, keep, _engine: engine };
-        let consents = (0..MANY).map(|n| scene.machine.consent(&format!("c{n}"), "strict", Some(600))).collect();
-        for imported in scene.keep.import_many(consents).await {
-            imported.expect("a token set");
-        }
-        scene
+/// A scene with [`MANY`] connections of the strict provider.
+async fn scene_of_many() -> Scene {
+    let scene = Scene::new(11).await;
+    let consents = (0..MANY).map(|n| scene.machine.consent(&format!("c{n}"), "strict", Some(600))).collect();
+    for imported in scene.keep.import_many(consents).await {
+        imported.expect("a token set");
     }
-
-    /// Stops the process cleanly and starts the next with these providers.
-    async fn restart(self, providers: Vec<Provider>) -> Self {
-        self.keep.shutdown().await;
-        let engine = self.machine.engine_with(self.machine.world.kill(), providers);
-        let keep = TokenKeep::on_engine(Arc::clone(&engine)).await.expect("the memory store can be used");
-        Self { machine: self.machine, keep, _engine: engine }
-    }
-
-    async fn reload(&self, providers: Vec<Provider>) -> tokenkeep::Changes {
-        self.keep.reload(Config { providers, ..Config::new("unused") }).await.expect("a reload")
-    }
-
-    async fn get(&self, name: &str) -> Connection {
-        self.keep.get(&key(name)).await.expect("it is there")
-    }
-
-    async fn with_status(&self, status: Status) -> usize {
-        let query = ListQuery { statuses: vec![status], limit: 999, ..ListQuery::default() };
-        let listed = self.keep.list(&query).await.expect("a listing").len();
-        let counted = self.keep.summary(None).await.expect("counts").by_status.get(&status).copied().unwrap_or(0);
-        assert_eq!(listed as u64, counted, "{status:?}");
-        listed
-    }
-
-    async fn attempts(&self) -> u64 {
-        let all = ListQuery { limit: 999, ..ListQuery::default() };
-        self.keep.list(&all).await.expect("a listing").iter().map(|connection| connection.stats.attempted).sum()
-    }
-
-    async fn told(&self, kind: EventKind) -> usize {
-        let all = EventQuery { limit: 999, ..EventQuery::default() };
-        let events = self.keep.events(&all).await.expect("the history");
-        events.iter().filter(|event| event.event.kind == kind).count()
-    }
-
-    /// The providers, the strict one with this secret.
-    fn with_secret(&self, secret: &str) -> Vec<Provider> {
-        let change = |mut provider: Provider| {
-            if provider.name == "strict" {
-                let client = Client { id: "mock-client".into(), secret: Some(Secret::new(secret)) };
-                provider.client = Arc::new(client);
-            }
-            provider
-        };
-        self.machine.providers().into_iter().map(change).collect()
-    }
-
-    fn without_strict(&self) -> Vec<Provider> {
-        self.machine.providers().into_iter().filter(|provider| provider.name != "strict").collect()
-    }
-}
-
-fn key(name: &str) -> ConnectionKey {
-    ConnectionKey::in_default(name).expect("a well-formed name")
-}
-
-async fn pass(seconds: u64) {
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
+    scene
 }
 
 #[test]
 fn a_wrong_secret_holds_all_of_its_connections_and_a_mended_one_releases_them_at_once() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = scene_of_many().await;
         let changes = scene.reload(scene.with_secret("wrong")).await;
         assert_eq!((changes.changed.as_slice(), changes.added.len()), (&["strict".to_owned()][..], 0));
         pass(900).await;
@@ -122,7 +50,7 @@ fn a_wrong_secret_holds_all_of_its_connections_and_a_mended_one_releases_them_at
 #[test]
 fn the_probe_that_succeeds_releases_the_others() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = scene_of_many().await;
         scene.machine.world.set_faults(Faults { wrong_client: 1.0, ..Faults::default() });
         pass(900).await;
         assert_eq!(scene.with_status(Status::Held).await, MANY);
@@ -136,7 +64,7 @@ fn the_probe_that_succeeds_releases_the_others() {
 #[test]
 fn a_resume_lets_a_held_provider_be_probed_at_once() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = scene_of_many().await;
         scene.machine.world.set_faults(Faults { wrong_client: 1.0, ..Faults::default() });
         pass(900).await;
         scene.machine.world.set_faults(Faults::default());
@@ -149,7 +77,7 @@ fn a_resume_lets_a_held_provider_be_probed_at_once() {
 #[test]
 fn a_hold_outlives_a_restart_and_a_changed_configuration_ends_it_there_too() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = scene_of_many().await;
         scene.reload(scene.with_secret("wrong")).await;
         pass(700).await;
         let attempts = scene.attempts().await;
@@ -170,7 +98,7 @@ fn a_hold_outlives_a_restart_and_a_changed_configuration_ends_it_there_too() {
 #[test]
 fn an_attempt_in_flight_ends_with_the_provider_that_it_began_with() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = scene_of_many().await;
         let name = key("c0");
         let asked = scene.keep.refresh(&name, RefreshAsk::default());
         let swapped = async {
@@ -200,7 +128,7 @@ fn an_attempt_in_flight_ends_with_the_provider_that_it_began_with() {
 #[test]
 fn what_is_said_of_the_old_client_does_not_hold_the_new_one() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = scene_of_many().await;
         scene.reload(scene.with_secret("wrong")).await;
         let names: Vec<_> = (0..3).map(|n| key(&format!("c{n}"))).collect();
         let asked = names.iter().map(|name| scene.keep.refresh(name, RefreshAsk::default()));
@@ -220,7 +148,7 @@ fn what_is_said_of_the_old_client_does_not_hold_the_new_one() {
 #[test]
 fn a_new_policy_and_new_limits_are_used_from_now_on() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = scene_of_many().await;
         let mut config = Config { providers: scene.machine.providers(), ..Config::new("unused") };
         config.policy.refresh_threshold = Duration::from_secs(30);
         for provider in config.providers.iter_mut().filter(|provider| provider.name == "strict") {

@@ -1,79 +1,20 @@
 //! When things happen, on a clock that tests own: the real engine, a simulated network, no waiting.
 
-use std::sync::Arc;
 use std::time::Duration;
-use tokenkeep::engine::{Engine, STUCK_AFTER};
-use tokenkeep::{Imported, RefreshAsk, TokenAsk, TokenKeep};
-use tokenkeep_core::model::{Connection, ConnectionKey, State, Status};
+use tokenkeep::engine::STUCK_AFTER;
+use tokenkeep::{Imported, RefreshAsk, TokenAsk};
+use tokenkeep_core::model::{State, Status};
 use tokenkeep_core::{FailureCode, Timestamp};
-use tokenkeep_tests::sim::parts::Sabotage;
+use tokenkeep_tests::sim::on_virtual_time;
+use tokenkeep_tests::sim::scene::{Scene, key, pass};
 use tokenkeep_tests::sim::world::Faults;
-use tokenkeep_tests::sim::{Machine, on_virtual_time};
-
-struct Scene {
-    machine: Machine,
-    keep: TokenKeep,
-    _engine: Arc<Engine>,
-}
-
-impl Scene {
-    async fn new() -> Self {
-        let machine = Machine::new(7, 1, Sabotage::None);
-        let engine = machine.engine(0);
-        let keep = TokenKeep::on_engine(Arc::clone(&engine)).await.expect("the memory store can be used");
-        Self { machine, keep, _engine: engine }
-    }
-
-    async fn sign_in(&self, name: &str, class: &str, life_s: Option<i64>) {
-        let imported = self.keep.import(self.machine.consent(name, class, life_s)).await.expect("a token set");
-        assert!(matches!(imported, Imported::Created(_)), "{imported:?}");
-    }
-
-    async fn get(&self, name: &str) -> Connection {
-        self.keep.get(&key(name)).await.expect("it is there")
-    }
-
-    fn refreshes(&self, name: &str) -> u64 {
-        let provider = self.machine.provider();
-        provider.find(name).and_then(|grant| provider.ledger(grant)).expect("the ledger knows it").refreshes
-    }
-
-    fn requests(&self, name: &str) -> u64 {
-        let provider = self.machine.provider();
-        provider.find(name).and_then(|grant| provider.ledger(grant)).expect("the ledger knows it").requests
-    }
-
-    /// The shortest time that was left on the newest access token at any refresh.
-    fn shortest_margin(&self, name: &str) -> Duration {
-        let provider = self.machine.provider();
-        let ledger = provider.find(name).and_then(|grant| provider.ledger(grant)).expect("the ledger knows it");
-        let millis = ledger.margin_min_ms.expect("it was refreshed");
-        Duration::from_millis(
-            u64::try_from(millis).unwrap_or_else(|_| panic!("{name} was refreshed {millis} ms too late")),
-        )
-    }
-
-    fn kill(&self, name: &str) {
-        let mut provider = self.machine.provider();
-        let grant = provider.find(name).expect("the ledger knows it");
-        assert!(provider.kill(self.machine.world.now_ms(), grant));
-    }
-}
-
-fn key(name: &str) -> ConnectionKey {
-    ConnectionKey::in_default(name).expect("a well-formed name")
-}
-
-async fn pass(seconds: u64) {
-    tokio::time::sleep(Duration::from_secs(seconds)).await;
-}
 
 const HOUR: u64 = 3600;
 
 #[test]
 fn every_life_is_refreshed_in_its_window_for_days() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = Scene::new(7).await;
         for n in 0..8 {
             scene.sign_in(&format!("hour{n}"), "strict", Some(3600)).await;
             scene.sign_in(&format!("two{n}"), "strict", Some(120)).await;
@@ -84,13 +25,13 @@ fn every_life_is_refreshed_in_its_window_for_days() {
             let margin = scene.shortest_margin(&hour);
             // The provider answers within 0.2 s of the request, and a worker looks every 0.1 s.
             assert!(margin >= Duration::from_secs(629) && margin <= Duration::from_secs(1170), "{hour}: {margin:?}");
-            let refreshes = scene.refreshes(&hour);
+            let refreshes = scene.ledger(&hour).refreshes;
             assert!(
                 (58..=72).contains(&refreshes),
                 "{hour} was refreshed {refreshes} times in 48 h: 49.5 to 40.5 minutes apart"
             );
             assert!(scene.shortest_margin(&two) >= Duration::from_secs(60), "{two}: {:?}", scene.shortest_margin(&two));
-            assert!(scene.refreshes(&two) < 48 * HOUR / 30, "{two} storms");
+            assert!(scene.ledger(&two).refreshes < 48 * HOUR / 30, "{two} storms");
         }
     });
 }
@@ -98,12 +39,12 @@ fn every_life_is_refreshed_in_its_window_for_days() {
 #[test]
 fn a_token_without_expires_in_is_kept_fresh() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = Scene::new(7).await;
         scene.sign_in("quiet", "strict", None).await;
         pass(24 * HOUR).await;
         let handed = scene.keep.token(&key("quiet"), TokenAsk::default()).await.expect("a token");
         assert!(handed.warnings.iter().any(|warning| warning.as_str() == "life_learned"), "{:?}", handed.warnings);
-        assert!(scene.refreshes("quiet") >= 24, "{} refreshes in a day", scene.refreshes("quiet"));
+        assert!(scene.ledger("quiet").refreshes >= 24, "{} refreshes in a day", scene.ledger("quiet").refreshes);
         assert!(scene.shortest_margin("quiet") > Duration::ZERO);
     });
 }
@@ -111,7 +52,7 @@ fn a_token_without_expires_in_is_kept_fresh() {
 #[test]
 fn only_a_scheduler_that_stands_still_is_stuck() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = Scene::new(7).await;
         scene.sign_in("c", "strict", Some(600)).await;
         scene.machine.world.set_faults(Faults { unsent: 1.0, ..Faults::default() });
         pass(HOUR).await;
@@ -133,7 +74,7 @@ fn only_a_scheduler_that_stands_still_is_stuck() {
 #[test]
 fn an_hour_s_outage_loses_nothing_and_drains_within_admission() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = Scene::new(7).await;
         let consents = (0..400).map(|n| scene.machine.consent(&format!("c{n}"), "strict", Some(600))).collect();
         for imported in scene.keep.import_many(consents).await {
             imported.expect("a token set");
@@ -167,23 +108,23 @@ fn an_hour_s_outage_loses_nothing_and_drains_within_admission() {
 #[test]
 fn invalid_grant_from_a_strict_provider_causes_no_second_request() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = Scene::new(7).await;
         scene.sign_in("dead", "strict", Some(60)).await;
         scene.kill("dead");
         pass(HOUR).await;
         let dead = scene.get("dead").await;
         assert!(matches!(dead.state, State::NeedsReauth { cause: FailureCode::InvalidGrant, .. }), "{:?}", dead.state);
-        assert_eq!(scene.requests("dead"), 1);
+        assert_eq!(scene.ledger("dead").requests, 1);
         let refused = scene.keep.refresh(&key("dead"), RefreshAsk::default()).await.unwrap_err();
         assert!(refused.to_string().contains("needs_reauth"), "{refused}");
-        assert_eq!(scene.requests("dead"), 1);
+        assert_eq!(scene.ledger("dead").requests, 1);
     });
 }
 
 #[test]
 fn invalid_grant_from_the_others_is_checked_once_more_after_a_minute() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = Scene::new(7).await;
         for class in ["persistent", "until-used", "grace:600"] {
             let name = class.replace(':', "-");
             scene.sign_in(&name, class, Some(60)).await;
@@ -192,14 +133,14 @@ fn invalid_grant_from_the_others_is_checked_once_more_after_a_minute() {
         pass(45).await;
         for name in ["persistent", "until-used", "grace-600"] {
             assert_eq!(
-                (scene.requests(name), scene.get(name).await.status(scene.keep.now())),
+                (scene.ledger(name).requests, scene.get(name).await.status(scene.keep.now())),
                 (1, Status::Retrying),
                 "{name}"
             );
         }
         pass(HOUR).await;
         for name in ["persistent", "until-used", "grace-600"] {
-            assert_eq!(scene.requests(name), 2, "{name}");
+            assert_eq!(scene.ledger(name).requests, 2, "{name}");
             assert_eq!(scene.get(name).await.status(scene.keep.now()), Status::NeedsReauth, "{name}");
         }
     });
@@ -208,7 +149,7 @@ fn invalid_grant_from_the_others_is_checked_once_more_after_a_minute() {
 #[test]
 fn a_new_token_set_recovers_a_dead_connection_and_a_used_one_changes_nothing() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = Scene::new(7).await;
         let first = scene.machine.consent("jira", "strict", Some(600));
         let again = |token: &str| tokenkeep::Import {
             key: key("jira"),
@@ -231,20 +172,20 @@ fn a_new_token_set_recovers_a_dead_connection_and_a_used_one_changes_nothing() {
         assert!(matches!(renewed, Imported::Renewed(_)), "{renewed:?}");
         pass(HOUR).await;
         assert_eq!(scene.get("jira").await.status(scene.keep.now()), Status::Fresh);
-        assert!(scene.refreshes("jira-again") >= 6);
+        assert!(scene.ledger("jira-again").refreshes >= 6);
     });
 }
 
 #[test]
 fn a_stepped_wall_clock_moves_nothing_but_what_people_read() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = Scene::new(7).await;
         scene.sign_in("a", "strict", Some(3600)).await;
         for step_ms in [5 * 3_600_000, -9 * 3_600_000, 4 * 3_600_000] {
-            let before = scene.refreshes("a");
+            let before = scene.ledger("a").refreshes;
             scene.machine.world.step_wall(step_ms);
             pass(60).await;
-            assert_eq!(scene.refreshes("a"), before, "a step of {step_ms} ms caused a refresh");
+            assert_eq!(scene.ledger("a").refreshes, before, "a step of {step_ms} ms caused a refresh");
             assert_eq!(scene.get("a").await.status(scene.keep.now()), Status::Fresh);
             pass(4 * HOUR).await;
         }
@@ -264,7 +205,7 @@ fn a_stepped_wall_clock_moves_nothing_but_what_people_read() {
 #[test]
 fn after_a_suspend_what_is_due_is_refreshed_without_a_stampede() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = Scene::new(7).await;
         let consents = (0..300).map(|n| scene.machine.consent(&format!("c{n}"), "strict", Some(600))).collect();
         for imported in scene.keep.import_many(consents).await {
             imported.expect("a token set");
@@ -282,7 +223,7 @@ fn after_a_suspend_what_is_due_is_refreshed_without_a_stampede() {
 #[test]
 fn a_rejected_token_is_refreshed_once_however_many_report_it() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = Scene::new(7).await;
         scene.sign_in("jira", "strict", Some(3600)).await;
         let handed = scene.keep.token(&key("jira"), TokenAsk::default()).await.expect("a token");
         let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, handed.token.access_token.expose().as_bytes());
@@ -291,20 +232,20 @@ fn a_rejected_token_is_refreshed_once_however_many_report_it() {
             let ask = RefreshAsk { rejected: Some(rejected.clone()), ..RefreshAsk::default() };
             scene.keep.refresh(&key("jira"), ask).await.expect("an answer");
         }
-        assert_eq!(scene.refreshes("jira"), 1);
+        assert_eq!(scene.ledger("jira").refreshes, 1);
         let name = key("jira");
         let asks = (0..5).map(|_| scene.keep.refresh(&name, RefreshAsk::default()));
         for asked in futures_util::future::join_all(asks).await {
             asked.expect("an answer");
         }
-        assert_eq!(scene.refreshes("jira"), 2, "five callers share one attempt");
+        assert_eq!(scene.ledger("jira").refreshes, 2, "five callers share one attempt");
     });
 }
 
 #[test]
 fn a_lost_answer_of_a_strict_provider_waits_for_its_probe_unless_forced() {
     on_virtual_time(async {
-        let scene = Scene::new().await;
+        let scene = Scene::new(7).await;
         scene.sign_in("jira", "strict", Some(3600)).await;
         scene.machine.world.set_faults(Faults { lost_after: 1.0, ..Faults::default() });
         let pending = scene.keep.refresh(&key("jira"), RefreshAsk::default()).await.expect("it is in flight");
@@ -319,7 +260,7 @@ fn a_lost_answer_of_a_strict_provider_waits_for_its_probe_unless_forced() {
         );
         let handed = scene.keep.token(&key("jira"), TokenAsk::default()).await.expect("the token in hand is valid");
         assert!(handed.warnings.iter().any(|warning| warning.as_str() == "in_doubt"));
-        assert_eq!(scene.requests("jira"), 1, "no probe before its time");
+        assert_eq!(scene.ledger("jira").requests, 1, "no probe before its time");
         scene.keep.refresh(&key("jira"), RefreshAsk { force: true, ..RefreshAsk::default() }).await.expect("forced");
         let lost = scene.get("jira").await;
         assert!(matches!(lost.state, State::NeedsReauth { cause: FailureCode::LostInFlight, .. }), "{:?}", lost.state);

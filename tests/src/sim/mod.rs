@@ -5,6 +5,7 @@
 //! every connection must be fresh, or be flagged with a cause that the ledger confirms.
 
 pub mod parts;
+pub mod scene;
 pub mod world;
 
 use parts::{JournalDisk, Sabotage, SimJournal, SimStore};
