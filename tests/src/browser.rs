@@ -2,13 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::foreign::npm_script;
 use crate::process::{Running, try_wait_for, wait_for};
 
 /// Where the package `chromium` puts it; `TOKENKEEP_CHROMIUM` names another.
@@ -92,13 +93,6 @@ impl<'a> Visit<'a> {
     }
 }
 
-fn script() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("browser");
-    let installed = folder.join("node_modules").join("playwright-core");
-    assert!(installed.is_dir(), "playwright-core is not installed: run `npm ci` in tests/browser first");
-    folder.join("driver.mjs")
-}
-
 fn chromium() -> PathBuf {
     let path = env::var_os("TOKENKEEP_CHROMIUM").map_or_else(|| PathBuf::from(CHROMIUM), PathBuf::from);
     assert!(path.is_file(), "there is no {}: install the package chromium first", path.display());
@@ -110,7 +104,10 @@ impl Browser {
     pub fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("tk-browser").tempdir().expect("a folder for temporary files");
         let mut command = Command::new("node");
-        command.arg(script()).arg(chromium()).env("TMPDIR", folder.path());
+        command
+            .arg(npm_script("browser", "playwright-core", "driver.mjs"))
+            .arg(chromium())
+            .env("TMPDIR", folder.path());
         Self {
             driver: RefCell::new(Running::start(command, None)),
             answers: Cell::new(0),

@@ -10,8 +10,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use url::Url;
 
+use crate::foreign::Foreign;
 use crate::http::{Answer, Request};
-use crate::process::{Running, wait_for};
+use crate::process::Running;
 use crate::venv;
 
 /// The longest time until the server serves: its database is made first.
@@ -22,9 +23,8 @@ const COMMAND_WITHIN: Duration = Duration::from_secs(60);
 /// A running site with its database. Both are gone when this is dropped.
 #[derive(Debug)]
 pub struct Django {
-    described: Value,
     // Before the folder that it works in.
-    _process: Running,
+    site: Foreign,
     folder: TempDir,
 }
 
@@ -47,24 +47,13 @@ impl Django {
     /// Makes a site and serves it.
     pub fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("tk").tempdir().expect("a folder for temporary files");
-        let mut process = Running::start(script(&folder, &["serve"]), None);
-        let described = wait_for("the site's first line", SERVES_WITHIN, || {
-            if let Some(status) = process.ended() {
-                panic!("the site ended with {status}:\n{}", process.stderr());
-            }
-            process.stdout().split_once('\n').map(|(line, _)| line.to_owned())
-        });
-        let described = serde_json::from_str(&described).expect("a line of JSON");
-        Self { described, _process: process, folder }
-    }
-
-    fn text(&self, field: &str) -> &str {
-        self.described[field].as_str().unwrap_or_else(|| panic!("the site did not say its {field}"))
+        let site = Foreign::start("the site", script(&folder, &["serve"]), SERVES_WITHIN);
+        Self { site, folder }
     }
 
     /// Where tokens are refreshed.
     pub fn token_url(&self) -> Url {
-        self.text("token_url").parse().expect("the site says a URL")
+        self.site.text("token_url").parse().expect("the site says a URL")
     }
 
     /// Where it listens.
@@ -75,12 +64,12 @@ impl Django {
 
     /// The client's id.
     pub fn client_id(&self) -> &str {
-        self.text("client_id")
+        self.site.text("client_id")
     }
 
     /// The client's secret.
     pub fn client_secret(&self) -> &str {
-        self.text("client_secret")
+        self.site.text("client_secret")
     }
 
     /// Signs in `PREFIX0`, `PREFIX1`, ..., and gives the lines that import their tokens.

@@ -6,6 +6,7 @@ pub mod bench;
 pub mod browser;
 pub mod daemon;
 pub mod django;
+pub mod foreign;
 pub mod git_server;
 pub mod http;
 pub mod mock;

@@ -1,6 +1,6 @@
 //! npm `oidc-provider`, a certified server that nobody here wrote.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,8 +10,9 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use serde_json::{Value, json};
 
 use crate::daemon::Daemon;
+use crate::foreign::{Foreign, npm_script};
 use crate::http::Request;
-use crate::process::{Running, wait_for};
+use crate::process::Running;
 
 /// The longest time until the server serves.
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
@@ -20,10 +21,7 @@ const SIGN_INS_WITHIN: Duration = Duration::from_secs(120);
 
 /// A running server. It ends when this is dropped.
 #[derive(Debug)]
-pub struct Oidc {
-    described: Value,
-    _process: Running,
-}
+pub struct Oidc(Foreign);
 
 /// How a server is to be that shows sign-in pages.
 #[derive(Debug, Clone)]
@@ -72,10 +70,7 @@ impl ClientKind {
 }
 
 fn script(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("oidc");
-    let installed = folder.join("node_modules").join("oidc-provider");
-    assert!(installed.is_dir(), "oidc-provider is not installed: run `npm ci` in tests/oidc first");
-    folder.join(name)
+    npm_script("oidc", "oidc-provider", name)
 }
 
 impl Oidc {
@@ -97,52 +92,40 @@ impl Oidc {
     fn serve(options: &[&str]) -> Self {
         let mut command = Command::new("node");
         command.arg(script("server.mjs")).args(options);
-        let mut process = Running::start(command, None);
-        let described = wait_for("oidc-provider's first line", SERVES_WITHIN, || {
-            if let Some(status) = process.ended() {
-                panic!("oidc-provider ended with {status}:\n{}", process.stderr());
-            }
-            process.stdout().split_once('\n').map(|(line, _)| line.to_owned())
-        });
-        let described = serde_json::from_str(&described).expect("a line of JSON");
-        Self { described, _process: process }
-    }
-
-    fn text(&self, field: &str) -> &str {
-        self.described[field].as_str().unwrap_or_else(|| panic!("the server did not say its {field}"))
+        Self(Foreign::start("oidc-provider", command, SERVES_WITHIN))
     }
 
     /// The server's name, and its address.
     pub fn issuer(&self) -> &str {
-        self.text("issuer")
+        self.0.text("issuer")
     }
 
     /// The id of a client.
     #[track_caller]
     pub fn id_of(&self, kind: ClientKind) -> &str {
-        let id = self.described["clients"][kind.name()]["client_id"].as_str();
+        let id = self.0.described()["clients"][kind.name()]["client_id"].as_str();
         id.unwrap_or_else(|| panic!("the server has no client of the kind {kind:?}"))
     }
 
     /// Where tokens are refreshed.
     pub fn token_url(&self) -> &str {
-        self.text("token_url")
+        self.0.text("token_url")
     }
 
     /// The client's id.
     pub fn client_id(&self) -> &str {
-        self.text("client_id")
+        self.0.text("client_id")
     }
 
     /// The client's secret.
     pub fn client_secret(&self) -> &str {
-        self.text("client_secret")
+        self.0.text("client_secret")
     }
 
     /// Signs in `PREFIX0`, `PREFIX1`, ... by code flow, and gives the lines that import their tokens.
     pub fn sign_in(&self, prefix: &str, count: usize, provider: &str) -> String {
         let mut command = Command::new("node");
-        command.arg(script("signin.mjs")).arg(self.described.to_string());
+        command.arg(script("signin.mjs")).arg(self.0.described().to_string());
         command.args(["--prefix", prefix, "--count", &count.to_string(), "--provider", provider]);
         Running::start(command, Some(b"")).finish(SIGN_INS_WITHIN).expect_code(0).stdout
     }
