@@ -205,34 +205,38 @@ fn client_request<'a>(
     format: BodyFormat,
 ) -> ProviderRequest {
     fields.extend_from_slice(extras.params);
-    let secret = client.secret.as_ref().map(Secret::expose);
-    let authorization = match (rules.client_auth, secret) {
-        (ClientAuth::SecretBasic, secret) => Some(basic(&client.id, secret.unwrap_or_default())),
+    match (rules.client_auth, client.secret.as_ref().map(Secret::expose)) {
+        (ClientAuth::SecretBasic, _) => {}
         (ClientAuth::SecretPost, Some(secret)) => {
             fields.extend([("client_id", client.id.as_str()), ("client_secret", secret)]);
-            None
         }
         (ClientAuth::PrivateKeyJwt, _) => {
             fields.extend([("client_id", client.id.as_str()), ("client_assertion_type", ASSERTION_TYPE)]);
             fields.extend(extras.client_assertion.map(|assertion| ("client_assertion", assertion.expose())));
-            None
         }
         (ClientAuth::SecretPost | ClientAuth::None, _) => {
             fields.push(("client_id", &client.id));
-            None
         }
-    };
+    }
     let (content_type, body) = match format {
         BodyFormat::Form => ("application/x-www-form-urlencoded", form(&fields)),
         BodyFormat::Json => ("application/json", json(&fields)),
     };
     ProviderRequest {
         method: Method::Post,
-        authorization,
+        authorization: authorization(rules, client),
         headers: rules.headers.clone(),
         content_type: Some(content_type),
         body: Secret::new(body),
     }
+}
+
+/// The whole `Authorization` header by which the client shows who it is, where it does so by one (RFC 6749 section
+/// 2.3.1).
+#[must_use]
+pub fn authorization(rules: &Rules, client: &Client) -> Option<Secret> {
+    let secret = client.secret.as_ref().map(Secret::expose).unwrap_or_default();
+    (rules.client_auth == ClientAuth::SecretBasic).then(|| basic(&client.id, secret))
 }
 
 /// RFC 7523 section 2.2.

@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokenkeep_core::classify::{Observation, Outcome, classify, without_secrets};
 use tokenkeep_core::lifecycle::{self, Step};
 use tokenkeep_core::model::{Connection, Renewal};
-use tokenkeep_core::oauth::request::{Extras, Grant, ProviderRequest, token_request};
+use tokenkeep_core::oauth::request::{Extras, Grant, ProviderRequest, authorization, token_request};
 use tokenkeep_core::oauth::{TokenAnswer, TokenSet};
 use tokenkeep_core::provider::{Rotation, Rules};
 use tokenkeep_core::{Failure, FailureCode, Secret, Timestamp};
@@ -110,8 +110,9 @@ pub(super) async fn conclude(
             settle(engine, &work, step, None, sequence).await;
         }
         Outcome::Failed(setback) => {
-            let request = request_for(engine, &rules, provider, &work);
-            let setback = without_secrets(setback, &observation, &secrets_of(provider, &work, request.as_ref()));
+            let authorization = authorization(&rules, &provider.client);
+            let secrets = secrets_of(provider, &work, authorization.as_ref());
+            let setback = without_secrets(setback, &observation, &secrets);
             tracing::warn!(connection = %connection.key, code = %setback.failure.code, why = setback.failure.message(), "refresh failed");
             let not_before = engine.admission_failed(provider, connection.id, &setback);
             let step = engine
@@ -204,11 +205,10 @@ fn request_for(engine: &Engine, rules: &Rules, provider: &Provider, work: &Work)
 }
 
 /// Every secret that the provider has seen from us, or may have.
-fn secrets_of<'a>(provider: &'a Provider, work: &'a Work, request: Option<&'a ProviderRequest>) -> Vec<&'a Secret> {
+fn secrets_of<'a>(provider: &'a Provider, work: &'a Work, authorization: Option<&'a Secret>) -> Vec<&'a Secret> {
     let tokens = work.tokens.as_ref();
     let access_token = tokens.map(|tokens| &tokens.access_token);
     let refresh_token = tokens.and_then(|tokens| tokens.refresh_token.as_ref());
-    let authorization = request.and_then(|request| request.authorization.as_ref());
     [access_token, refresh_token, provider.client.secret.as_ref(), authorization].into_iter().flatten().collect()
 }
 
