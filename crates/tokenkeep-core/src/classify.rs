@@ -1,7 +1,7 @@
 //! What an answer means (protocol 3: the first match from the top).
 
 use crate::failure::{Failure, FailureCode};
-use crate::oauth::response::{ErrorAnswer, Reading, read};
+use crate::oauth::response::{ErrorAnswer, REPEATS_A_SECRET, Reading, read};
 use crate::oauth::{RawAnswer, TokenAnswer};
 use crate::provider::{Means, Rules};
 use crate::secret::Secret;
@@ -199,18 +199,15 @@ fn failure(code: FailureCode, answer: &RawAnswer, looks: &str) -> Failure {
     Failure::new(code, &format!("HTTP {}, {looks}", answer.status))
 }
 
-/// The failure without the provider's words where they repeat one of `secrets`: some servers answer with what they
-/// were sent, and evidence is shown, logged and stored.
+/// The failure without the provider's words where they repeat one of `secrets`.
 #[must_use]
 pub fn without_secrets(setback: Setback, observation: &Observation, secrets: &[&Secret]) -> Setback {
     let Observation::Answer(answer) = observation else { return setback };
     let Reading::Error(error) = read(answer) else { return setback };
-    let repeats = |secret: &&Secret| secret.is_in(&error.error) || secret.is_in(&error.description);
-    if !secrets.iter().any(repeats) {
+    if !error.repeats(secrets) {
         return setback;
     }
-    let looks = "an error that repeats a secret, so its words are not shown";
-    Setback { failure: failure(setback.failure.code, answer, looks), ..setback }
+    Setback { failure: failure(setback.failure.code, answer, REPEATS_A_SECRET), ..setback }
 }
 
 /// The evidence: status, code and description.

@@ -1,7 +1,7 @@
 //! The device authorization grant (RFC 8628): what the provider answers, and when to ask again.
 
 use super::RawAnswer;
-use super::response::{Reading, read};
+use super::response::{REPEATS_A_SECRET, Reading, read};
 use crate::model::printable;
 use crate::oauth::TokenAnswer;
 use crate::secret::Secret;
@@ -37,9 +37,10 @@ pub struct DeviceAuthorization {
 /// Reads a device authorization answer.
 ///
 /// # Errors
-/// A sentence that says what it was instead.
-pub fn read_authorization(answer: &RawAnswer) -> Result<DeviceAuthorization, String> {
+/// A sentence that says what it was instead; the provider's words only where they repeat none of `secrets`.
+pub fn read_authorization(answer: &RawAnswer, secrets: &[&Secret]) -> Result<DeviceAuthorization, String> {
     let refused = |reading: Reading| match reading {
+        Reading::Error(error) if error.repeats(secrets) => format!("HTTP {}, {REPEATS_A_SECRET}", answer.status),
         Reading::Error(error) => {
             format!("HTTP {}: {} {}", answer.status, printable(&error.error, 60), printable(&error.description, 200))
         }
@@ -86,9 +87,10 @@ pub enum Poll {
     Failed(String),
 }
 
-/// Reads the answer to a question that was asked at a pause of `interval` (RFC 8628 section 3.5).
+/// Reads the answer to a question that was asked at a pause of `interval` (RFC 8628 section 3.5). The provider's words
+/// are given on only where they repeat none of `secrets`.
 #[must_use]
-pub fn read_poll(answer: &RawAnswer, interval: Duration) -> Poll {
+pub fn read_poll(answer: &RawAnswer, interval: Duration, secrets: &[&Secret]) -> Poll {
     let error = match read(answer) {
         Reading::Token(token) if (200..300).contains(&answer.status) => return Poll::Signed(token),
         Reading::Error(error) => error,
@@ -101,6 +103,7 @@ pub fn read_poll(answer: &RawAnswer, interval: Duration) -> Poll {
         "access_denied" | "authorization_declined" => Poll::Denied,
         "expired_token" | "code_expired" => Poll::Expired,
         _ if matches!(answer.status, 429 | 500..=599) => Poll::Again(slower(interval)),
+        _ if error.repeats(secrets) => Poll::Failed(format!("HTTP {}, {REPEATS_A_SECRET}", answer.status)),
         other => {
             Poll::Failed(format!("{} {}", printable(other, 60), printable(&error.description, 200)).trim().to_owned())
         }
@@ -124,7 +127,7 @@ mod tests {
 
     #[test]
     fn an_authorization_is_read_with_its_defaults_and_its_limits() {
-        let read = |body: &str| read_authorization(&answer(200, body));
+        let read = |body: &str| read_authorization(&answer(200, body), &[]);
         let plain = read(r#"{"device_code":"d","user_code":"AB-CD","verification_uri":"https://x/d"}"#).unwrap();
         assert_eq!((plain.interval, plain.expires_in), (INTERVAL_ASSUMED, LIFE_MAX));
         let google = read(
@@ -136,14 +139,14 @@ mod tests {
         for bad in ["<html>", "{}", r#"{"device_code":"d","user_code":"u","verification_uri":"javascript:x"}"#] {
             assert!(read(bad).is_err(), "{bad}");
         }
-        let refused = read_authorization(&answer(400, r#"{"error":"unauthorized_client"}"#)).unwrap_err();
+        let refused = read_authorization(&answer(400, r#"{"error":"unauthorized_client"}"#), &[]).unwrap_err();
         assert!(refused.contains("unauthorized_client"), "{refused}");
     }
 
     #[test]
     fn each_answer_to_a_question_has_its_meaning() {
         let ten = Duration::from_secs(10);
-        let poll = |status, body: &str| read_poll(&answer(status, body), ten);
+        let poll = |status, body: &str| read_poll(&answer(status, body), ten, &[]);
         assert!(matches!(poll(200, r#"{"access_token":"a"}"#), Poll::Signed(_)));
         assert!(matches!(poll(400, r#"{"error":"authorization_pending"}"#), Poll::Again(t) if t == ten));
         assert!(matches!(poll(200, r#"{"error":"authorization_pending"}"#), Poll::Again(_)), "GitHub's 200");
@@ -153,5 +156,24 @@ mod tests {
         assert!(matches!(poll(400, r#"{"error":"expired_token"}"#), Poll::Expired));
         assert!(matches!(poll(400, r#"{"error":"invalid_grant"}"#), Poll::Failed(why) if why == "invalid_grant"));
         assert!(matches!(poll(200, "<html>"), Poll::Failed(_)));
+    }
+
+    #[test]
+    fn a_provider_that_repeats_what_it_was_sent_is_not_quoted() {
+        let (secret, code) = (Secret::new("s3cret"), Secret::new("d3vice"));
+        let secrets = [&secret, &code];
+        // The secret begins where the words are cut.
+        let padding = "x".repeat(195);
+        for words in ["bad client s3cret", "no such code d3vice", &format!("{padding} s3cret")] {
+            let body = serde_json::json!({"error": "invalid_request", "error_description": words}).to_string();
+            let refused = read_authorization(&answer(400, &body), &secrets).unwrap_err();
+            assert!(refused.contains("400") && refused.contains("not shown"), "{refused}");
+            assert!(!refused.contains("s3c") && !refused.contains("d3v"), "{refused}");
+            let Poll::Failed(why) = read_poll(&answer(400, &body), INTERVAL_ASSUMED, &secrets) else {
+                panic!("{body}")
+            };
+            assert!(why.contains("400") && why.contains("not shown"), "{why}");
+            assert!(!why.contains("s3c") && !why.contains("d3v"), "{why}");
+        }
     }
 }

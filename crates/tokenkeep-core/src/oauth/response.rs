@@ -36,6 +36,18 @@ pub struct ErrorAnswer {
     pub description: String,
 }
 
+/// What is said in place of an error's words where they repeat a secret.
+pub const REPEATS_A_SECRET: &str = "an error that repeats a secret, so its words are not shown";
+
+impl ErrorAnswer {
+    /// Whether it repeats one of `secrets`: some servers answer with what they were sent, and evidence is shown,
+    /// logged and stored.
+    #[must_use]
+    pub fn repeats(&self, secrets: &[&Secret]) -> bool {
+        secrets.iter().any(|secret| secret.is_in(&self.error) || secret.is_in(&self.description))
+    }
+}
+
 /// Reads a body: JSON, or form-encoded as GitHub sends it.
 #[must_use]
 pub fn read(answer: &RawAnswer) -> Reading {
@@ -207,7 +219,7 @@ pub fn scopes(value: &Value) -> Option<Vec<String>> {
     (!found.is_empty()).then_some(found)
 }
 
-/// `exp - iat` of an access token that is a JWT (RFC 7519). Its signature is not our business.
+/// `exp - iat` of an access token that is a JWT (RFC 7519).
 fn jwt_life(token: &str) -> Option<Duration> {
     let claims = jwt_claims(token)?;
     let seconds = claims.get("exp")?.as_f64()? - claims.get("iat")?.as_f64()?;
@@ -220,7 +232,9 @@ pub fn jwt_expires_at(token: &str) -> Option<i64> {
     jwt_claims(token)?.get("exp")?.as_i64().filter(|exp| (1..=253_402_300_799).contains(exp))
 }
 
-fn jwt_claims(token: &str) -> Option<Map<String, Value>> {
+/// The claims of a JWT (RFC 7519). Its signature is not our business.
+#[must_use]
+pub fn jwt_claims(token: &str) -> Option<Map<String, Value>> {
     let mut parts = token.split('.');
     let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
     let claims = BASE64_URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;

@@ -1,10 +1,9 @@
 //! Whose account a token set is for: so that a sign-in by another account cannot take a connection over, and two
 //! connections on one grant are noticed.
 
-use base64::Engine as _;
-use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 use tokenkeep_core::oauth::RawAnswer;
+use tokenkeep_core::oauth::response::jwt_claims;
 use tokenkeep_core::{Secret, Timestamp};
 
 /// The longest name of an account that is kept, in bytes.
@@ -51,7 +50,7 @@ pub struct Expected<'a> {
 /// # Errors
 /// [`IdTokenError`].
 pub fn subject_of(id_token: &str, expected: Expected<'_>) -> Result<String, IdTokenError> {
-    let claims = claims(id_token).ok_or(IdTokenError::Unreadable)?;
+    let claims = jwt_claims(id_token).ok_or(IdTokenError::Unreadable)?;
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
     if expected.issuer.is_some_and(|issuer| text("iss") != Some(issuer)) {
         return Err(IdTokenError::Issuer);
@@ -74,12 +73,6 @@ pub fn subject_of(id_token: &str, expected: Expected<'_>) -> Result<String, IdTo
         return Err(IdTokenError::Expired);
     }
     text("sub").filter(|subject| fits(subject)).map(str::to_owned).ok_or(IdTokenError::Unreadable)
-}
-
-fn claims(token: &str) -> Option<Map<String, Value>> {
-    let mut parts = token.split('.');
-    let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
-    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?).ok()
 }
 
 /// The `id_token` among the fields that a provider sent.
@@ -116,6 +109,8 @@ fn fits(account: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::Engine as _;
+    use base64::prelude::BASE64_URL_SAFE_NO_PAD;
     use serde_json::json;
     use zeroize::Zeroizing;
 

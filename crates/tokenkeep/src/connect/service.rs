@@ -16,7 +16,7 @@ use tokenkeep_core::model::Renewal;
 use tokenkeep_core::oauth::authorize::{self, AuthorizationRequest, Callback, CallbackFault, ExpectedIssuer};
 use tokenkeep_core::oauth::device::{self, DeviceAuthorization, Poll};
 use tokenkeep_core::oauth::request::{
-    Extras, Grant, ProviderRequest, device_request, introspection_request, token_request,
+    Extras, Grant, ProviderRequest, authorization, device_request, introspection_request, token_request,
 };
 use tokenkeep_core::oauth::{RawAnswer, TokenAnswer};
 use tokenkeep_core::{Connection, ConnectionKey, Secret, Timestamp};
@@ -207,8 +207,10 @@ impl TokenKeep {
         let assertion = self.client_assertion(&provider, url);
         let extras = Extras { client_assertion: assertion.as_ref(), params: &[] };
         let request = device_request(&provider.rules, &provider.client, &scope, extras);
+        let authorization = authorization(&provider.rules, &provider.client);
         let answer = self.ask_once(url, request).await?;
-        let device = device::read_authorization(&answer).map_err(SignInError::Refused)?;
+        let secrets = secrets_of(&provider, authorization.as_ref(), None);
+        let device = device::read_authorization(&answer, &secrets).map_err(SignInError::Refused)?;
         let (id, now) = (random_text(), self.now());
         let expires_at = now + device.expires_in;
         self.sign_ins().begin(now, &id, connect.key.clone(), Step::Busy, device.expires_in + SIGN_IN_LIFE)?;
@@ -329,8 +331,9 @@ impl TokenKeep {
             provider.sign_in.resources.iter().map(|r| ("resource", r.as_str())).collect();
         let extras = Extras { client_assertion: assertion.as_ref(), params: &resources };
         let request = token_request(&provider.rules, &provider.client, grant, extras);
+        let authorization = authorization(&provider.rules, &provider.client);
         let answer = self.ask_once(&provider.token_url, request).await?;
-        let secrets = secrets_of(provider, grant);
+        let secrets = secrets_of(provider, authorization.as_ref(), Some(grant));
         let observation = Observation::Answer(answer);
         match classify(&provider.rules, &observation) {
             Outcome::Refreshed(answer) => Ok(*answer),
@@ -406,15 +409,19 @@ fn expected_issuer(settings: &SignIn) -> ExpectedIssuer<'_> {
     }
 }
 
-/// Every secret that the provider has seen with this request.
-fn secrets_of<'a>(provider: &'a Provider, grant: Grant<'a>) -> Vec<&'a Secret> {
-    let mut secrets: Vec<&Secret> = provider.client.secret.as_ref().into_iter().collect();
+/// Every secret that the provider has seen with a request of this header, for this grant.
+fn secrets_of<'a>(
+    provider: &'a Provider,
+    authorization: Option<&'a Secret>,
+    grant: Option<Grant<'a>>,
+) -> Vec<&'a Secret> {
+    let mut secrets: Vec<&Secret> = provider.client.secret.iter().chain(authorization).collect();
     match grant {
-        Grant::AuthorizationCode { code, verifier, .. } => secrets.extend([code, verifier]),
-        Grant::DeviceCode { device_code } => secrets.push(device_code),
-        Grant::JwtBearer { assertion, .. } => secrets.push(assertion),
-        Grant::RefreshToken { token, .. } => secrets.push(token),
-        Grant::ClientCredentials { .. } => {}
+        Some(Grant::AuthorizationCode { code, verifier, .. }) => secrets.extend([code, verifier]),
+        Some(Grant::DeviceCode { device_code }) => secrets.push(device_code),
+        Some(Grant::JwtBearer { assertion, .. }) => secrets.push(assertion),
+        Some(Grant::RefreshToken { token, .. }) => secrets.push(token),
+        Some(Grant::ClientCredentials { .. }) | None => {}
     }
     secrets
 }
@@ -486,10 +493,15 @@ impl TokenKeep {
     async fn poll(&self, provider: &Provider, device_code: &Secret, interval: Duration) -> (Poll, Timestamp) {
         let assertion = self.client_assertion(provider, &provider.token_url);
         let extras = Extras { client_assertion: assertion.as_ref(), params: &[] };
-        let request = token_request(&provider.rules, &provider.client, Grant::DeviceCode { device_code }, extras);
+        let grant = Grant::DeviceCode { device_code };
+        let request = token_request(&provider.rules, &provider.client, grant, extras);
+        let authorization = authorization(&provider.rules, &provider.client);
         let sent_at = self.now();
         match ask(self.endpoint(), &provider.token_url, request).await {
-            Ok(answer) => (device::read_poll(&answer, interval), sent_at),
+            Ok(answer) => {
+                let secrets = secrets_of(provider, authorization.as_ref(), Some(grant));
+                (device::read_poll(&answer, interval, &secrets), sent_at)
+            }
             Err(_) => (Poll::Again(device::slower(interval)), sent_at),
         }
     }
