@@ -11,11 +11,12 @@
 //! it is.
 
 use crate::error::Error;
-use crate::keys::{KeyFiles, KeySource, MASTER_KEY_FILE, MasterKey, sync_folder_of, write_file};
-use crate::seal::{CheckValue, OVERHEAD_BYTES, Sealer};
+use crate::files::{remove_if_there, sync_folder_of};
+use crate::keys::{KeyFiles, KeySource, MASTER_KEY_FILE, MasterKey, write_file};
+use crate::seal::{CheckValue, OVERHEAD_BYTES, Sealer, random_bytes};
 use crate::store::lock::{LOCK_FILE, StateLock};
 use crate::store::sqlite::{known_version, mark_restored};
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::digest;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -194,9 +195,8 @@ impl Drop for Backup {
 impl Backup {
     /// Of a copy that is already made, and is removed at the end.
     pub(crate) fn of(copy: PathBuf, sealer: Sealer, made_at: Timestamp) -> Self {
-        let mut number = [0; 16];
-        rand::fill(&mut number).expect("the operating system gives random bytes");
-        let header = Header { schema: schema_version(), key_check: sealer.check_value(), number, made_at };
+        let (schema, key_check, number) = (schema_version(), sealer.check_value(), random_bytes());
+        let header = Header { schema, key_check, number, made_at };
         Self { copy, header, sealer }
     }
 
@@ -473,9 +473,7 @@ fn write(
 
 fn write_draft(backup: &Path, draft: &Path, sealer: &Sealer, given: &str) -> Result<Restored, Error> {
     let refuse = Refuse(draft);
-    if draft.exists() {
-        std::fs::remove_file(draft).map_err(|cause| refuse.file(cause))?;
-    }
+    remove_if_there(draft).map_err(|cause| refuse.file(cause))?;
     let mut options = File::options();
     options.write(true).create_new(true);
     #[cfg(unix)]

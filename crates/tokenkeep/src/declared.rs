@@ -29,6 +29,11 @@ impl DeclaredConnections {
         lock(&self.0).values().cloned().collect()
     }
 
+    /// The scopes that a connection is declared with; none where it is not declared.
+    pub(crate) fn scopes_of(&self, key: &ConnectionKey) -> Vec<String> {
+        lock(&self.0).get(key).map(|declared| declared.scopes.clone()).unwrap_or_default()
+    }
+
     /// Whether somebody may remove this connection.
     pub(crate) fn check_removal(&self, key: &ConnectionKey) -> Result<(), Error> {
         if lock(&self.0).contains_key(key) { Err(Error::Declared(key.clone())) } else { Ok(()) }

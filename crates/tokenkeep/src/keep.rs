@@ -15,6 +15,7 @@ use crate::journal::Journal;
 use crate::journal::file::FileJournal;
 use crate::keys::KeyFiles;
 use crate::rotation::{KeyState, Rotator};
+use crate::seal::random_bytes;
 use crate::store::lock::StateLock;
 use crate::store::sqlite::{ClockAnchor, SqliteStore};
 use crate::store::{
@@ -22,7 +23,7 @@ use crate::store::{
 };
 use crate::token_file::{Held, KeptFile, Sinks, TOLD_IN_STEPS_OF_MIN, format, told_end};
 use crate::tokens::{Handed, Hot};
-use aws_lc_rs::{digest, rand};
+use aws_lc_rs::digest;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -471,7 +472,9 @@ impl TokenKeep {
             }
         }
         let mut granted = match self.store().grant(self.now(), grants).await {
-            Ok(granted) => granted.into_iter().map(|granted| self.granted(granted)).collect::<Vec<_>>().into_iter(),
+            Ok(granted) => {
+                granted.into_iter().map(|granted| self.granted(granted, None)).collect::<Vec<_>>().into_iter()
+            }
             Err(error) => {
                 let message = error.to_string();
                 let failed = || Err(Error::Store(StoreError::Unusable(message.clone())));
@@ -564,18 +567,15 @@ impl TokenKeep {
         let account = grant.origin.account.clone();
         let granted = self.store().grant(self.now(), vec![grant]).await?.pop().ok_or(Error::ShuttingDown)?;
         self.inner.engine.wake();
-        match granted {
-            Granted::OtherAccount(connection) => Err(SignInError::OtherAccount {
-                connected: connection.origin.account.unwrap_or_default(),
-                found: account.unwrap_or_default(),
-            }
-            .into()),
-            granted => self.granted(granted),
-        }
+        self.granted(granted, account)
     }
 
     pub(crate) fn provider_of(&self, name: &str) -> Result<Arc<Provider>, Error> {
         self.inner.engine.provider(name).ok_or_else(|| self.unknown_provider(name))
+    }
+
+    pub(crate) fn declared_scopes(&self, key: &ConnectionKey) -> Vec<String> {
+        self.inner.declared.scopes_of(key)
     }
 
     pub(crate) fn check_removal(&self, key: &ConnectionKey) -> Result<(), Error> {
@@ -604,7 +604,8 @@ impl TokenKeep {
         }
     }
 
-    fn granted(&self, granted: Granted) -> Result<Imported, Error> {
+    /// Publishes what became of a grant, which is for `account` where that is known.
+    fn granted(&self, granted: Granted, account: Option<String>) -> Result<Imported, Error> {
         let engine = &self.inner.engine;
         let arrived = |connection: &Connection, event: Event| {
             engine.tokens.forget(&connection.key);
@@ -633,11 +634,11 @@ impl TokenKeep {
                 });
             }
             Granted::OtherAccount(connection) => {
-                return Err(Error::Invalid {
-                    field: "name".to_owned(),
-                    found: format!("`{}` belongs to another account", connection.key),
-                    expected: "that account, or another name".to_owned(),
-                });
+                return Err(SignInError::OtherAccount {
+                    connected: connection.origin.account.unwrap_or_default(),
+                    found: account.unwrap_or_default(),
+                }
+                .into());
             }
         })
     }
@@ -1009,9 +1010,7 @@ pub fn fingerprint(token: &str) -> String {
 }
 
 fn random_number() -> u64 {
-    let mut bytes = [0; 8];
-    rand::fill(&mut bytes).expect("the operating system gives random bytes");
-    u64::from_le_bytes(bytes)
+    u64::from_le_bytes(random_bytes())
 }
 
 pub(crate) fn make_folder(folder: &Path) -> Result<(), Error> {

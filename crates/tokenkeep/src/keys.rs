@@ -11,6 +11,7 @@
 //!
 //! Where the configured source is not ours to write, the new key stays in `master.key.next` until the source gives it.
 
+use crate::files::{remove_if_there, sync_folder_of};
 use crate::seal::CheckValue;
 use crate::seal::Sealer;
 use aws_lc_rs::rand;
@@ -384,19 +385,6 @@ fn overwrite(mut file: &File) -> io::Result<()> {
     let length = usize::try_from(file.metadata()?.len().min(FILE_BYTES_MAX)).map_err(io::Error::other)?;
     file.write_all(&vec![0; length])?;
     file.sync_all()
-}
-
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause),
-        _ => Ok(()),
-    }
-}
-
-/// Makes the names in a file's folder durable.
-pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

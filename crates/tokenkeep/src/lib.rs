@@ -9,6 +9,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod error;
 pub mod events;
+mod files;
 pub mod foreign;
 mod import;
 pub mod journal;

@@ -9,7 +9,7 @@
 
 use crate::keys::{MASTER_KEY_BYTES, MasterKey};
 use aws_lc_rs::aead::{AES_256_GCM_SIV, Aad, Nonce, RandomizedNonceKey};
-use aws_lc_rs::{hkdf, hmac};
+use aws_lc_rs::{hkdf, hmac, rand};
 use std::sync::{Arc, PoisonError, RwLock};
 use tokenkeep_core::Secret;
 use tokenkeep_core::model::{ConnectionId, Generation, GrantNumber};
@@ -24,6 +24,16 @@ const TAG_BYTES: usize = 16;
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + NONCE_BYTES + TAG_BYTES;
 /// A value that tells a master key from another and nothing else about it.
 pub type CheckValue = [u8; 16];
+
+/// Bytes that nobody can guess.
+///
+/// # Panics
+/// Where the operating system gives none: nothing could be sealed or begun then.
+pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).expect("the operating system gives random bytes");
+    bytes
+}
 
 /// Which secret of a connection a sealed value is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

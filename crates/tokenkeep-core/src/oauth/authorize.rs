@@ -3,8 +3,6 @@
 use crate::model::printable;
 use crate::secret::Secret;
 
-/// The fewest bytes of randomness behind a state and a verifier: 256 bits.
-pub const RANDOM_BYTES: usize = 32;
 /// The longest query of a redirect that is read, in bytes.
 pub const CALLBACK_BYTES_MAX: usize = 16 * 1024;
 

@@ -1,6 +1,6 @@
 //! Signed assertions (RFC 7523): who the client is without a shared secret, and whom it asks for.
 
-use aws_lc_rs::rand::{self, SystemRandom};
+use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RsaKeyPair,
 };
@@ -135,13 +135,6 @@ fn pkcs8(der: &[u8]) -> Option<Kind> {
     let p256 = || EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der).ok().map(Kind::P256);
     let ed25519 = || Ed25519KeyPair::from_pkcs8(der).ok().map(Kind::Ed25519);
     rsa().or_else(p256).or_else(ed25519)
-}
-
-/// 256 bits of the system's randomness.
-pub(super) fn random_bytes() -> [u8; 32] {
-    let mut bytes = [0; 32];
-    rand::fill(&mut bytes).expect("the operating system gives random bytes");
-    bytes
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub(crate) use service::Brought;
 pub use service::{Begun, BegunDevice, Connect, Finished, Standing};
 
 use crate::endpoint::{Endpoint, Reuse, SendFailure, TOTAL_TIMEOUT};
+use crate::seal::random_bytes;
 use aws_lc_rs::digest;
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -39,7 +40,7 @@ pub(crate) async fn ask(endpoint: &dyn Endpoint, url: &Url, request: ProviderReq
 
 /// A text that nobody can guess: 256 bits, base64url without padding, 43 characters.
 pub(crate) fn random_text() -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(assertion::random_bytes())
+    BASE64_URL_SAFE_NO_PAD.encode(random_bytes::<32>())
 }
 
 /// A PKCE verifier and its challenge (RFC 7636 section 4).

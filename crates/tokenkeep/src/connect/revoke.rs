@@ -1,7 +1,8 @@
 //! Ending a grant at its provider.
 
+use super::SignInError;
+use super::service::lacks;
 use super::settings::Revocation;
-use super::{SignInError, ask};
 use crate::config::Provider;
 use crate::error::Error;
 use crate::keep::TokenKeep;
@@ -26,7 +27,7 @@ impl TokenKeep {
         let before = self.get(key).await?;
         let provider = self.provider_of(&before.provider)?;
         if provider.sign_in.revocation == Revocation::None {
-            return Err(SignInError::NotOffered { provider: provider.name.clone(), lacks: "revoke_url" }.into());
+            return Err(lacks(&provider, "revoke_url"));
         }
         self.pause(key).await?;
         let revoked = self.revoke(&provider, key).await;
@@ -58,7 +59,7 @@ impl TokenKeep {
         let extras = Extras { client_assertion: assertion.as_ref(), params: &[] };
         let ask_for = |token, hint| revocation_request(&provider.rules, &provider.client, token, hint, extras);
         if let Some(token) = &tokens.refresh_token {
-            let answer = self.ask_revocation(url, ask_for(token, TokenHint::RefreshToken)).await?;
+            let answer = self.ask_once(url, ask_for(token, TokenHint::RefreshToken)).await?;
             match judged(&answer) {
                 Err(error) if error.error == "unsupported_token_type" => {}
                 judged => return judged.map_err(|error| refused(&answer, &error)),
@@ -68,12 +69,8 @@ impl TokenKeep {
     }
 
     async fn revoke_once(&self, url: &Url, request: ProviderRequest) -> Result<(), Error> {
-        let answer = self.ask_revocation(url, request).await?;
+        let answer = self.ask_once(url, request).await?;
         judged(&answer).map_err(|error| refused(&answer, &error))
-    }
-
-    async fn ask_revocation(&self, url: &Url, request: ProviderRequest) -> Result<RawAnswer, SignInError> {
-        ask(self.endpoint(), url, request).await.map_err(SignInError::Failed)
     }
 }
 

@@ -237,8 +237,7 @@ impl TokenKeep {
     /// The provider is unknown, refuses, or cannot be reached: then nothing was connected.
     pub async fn connect_as_client(&self, connect: Connect) -> Result<Imported, Error> {
         let provider = self.provider_of(&connect.provider)?;
-        let wanted = self.wanted_scopes(&connect);
-        let scopes = if wanted.is_empty() { provider.sign_in.scopes.clone() } else { wanted };
+        let scopes = self.client_scopes(&provider, &connect);
         let sent_at = self.now();
         let answer = self.exchange(&provider, Grant::ClientCredentials { scopes: &scopes }).await?;
         let brought = Brought { answer, sent_at, account: None, redirect_uri: None, scopes };
@@ -251,8 +250,7 @@ impl TokenKeep {
     /// As [`TokenKeep::connect_as_client`]; the provider's section has no signing key.
     pub async fn connect_for(&self, connect: Connect, account: &str) -> Result<Imported, Error> {
         let provider = self.provider_of(&connect.provider)?;
-        let wanted = self.wanted_scopes(&connect);
-        let scopes = if wanted.is_empty() { provider.sign_in.scopes.clone() } else { wanted };
+        let scopes = self.client_scopes(&provider, &connect);
         let assertion = provider.assertion_for(account, self.wall(self.now()));
         let assertion = assertion.ok_or_else(|| lacks(&provider, "client_key"))?;
         let sent_at = self.now();
@@ -308,8 +306,13 @@ impl TokenKeep {
         if !connect.scopes.is_empty() {
             return connect.scopes.clone();
         }
-        let declared = self.declared().into_iter().find(|declared| declared.key == connect.key);
-        declared.map(|declared| declared.scopes).unwrap_or_default()
+        self.declared_scopes(&connect.key)
+    }
+
+    /// The scopes that the client itself asks for: those, else the provider's usual ones.
+    fn client_scopes(&self, provider: &Provider, connect: &Connect) -> Vec<String> {
+        let wanted = self.wanted_scopes(connect);
+        if wanted.is_empty() { provider.sign_in.scopes.clone() } else { wanted }
     }
 
     /// To which addresses a provider sends browsers back.
@@ -320,7 +323,8 @@ impl TokenKeep {
         Ok(self.provider_of(provider)?.sign_in.redirects)
     }
 
-    async fn ask_once(&self, url: &Url, request: ProviderRequest) -> Result<RawAnswer, SignInError> {
+    /// One request, never sent again.
+    pub(super) async fn ask_once(&self, url: &Url, request: ProviderRequest) -> Result<RawAnswer, SignInError> {
         ask(self.endpoint(), url, request).await.map_err(SignInError::Failed)
     }
 
@@ -386,7 +390,7 @@ pub struct Finished {
     pub return_url: Option<String>,
 }
 
-fn lacks(provider: &Provider, key: &'static str) -> Error {
+pub(super) fn lacks(provider: &Provider, key: &'static str) -> Error {
     SignInError::NotOffered { provider: provider.name.clone(), lacks: key }.into()
 }
 

@@ -1,5 +1,6 @@
 //! The few things that the journal asks of a file; a test asks them of something that fails.
 
+use crate::files::{remove_if_there, sync_folder_of};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -85,13 +86,6 @@ fn draft_path(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn remove_if_there(path: &Path) -> io::Result<()> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
 fn write_draft(draft: &Path, header: &[u8], bytes: u64) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -107,15 +101,4 @@ fn write_draft(draft: &Path, header: &[u8], bytes: u64) -> io::Result<()> {
         left -= piece;
     }
     file.sync_all()
-}
-
-#[cfg(unix)]
-fn sync_folder_of(path: &Path) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
-}
-
-#[cfg(not(unix))]
-fn sync_folder_of(_path: &Path) -> io::Result<()> {
-    Ok(())
 }

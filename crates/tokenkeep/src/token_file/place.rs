@@ -8,6 +8,7 @@
 //!   without taking the lock, what lay there before.
 
 use super::format::BYTES_MAX;
+use crate::files::sync_folder_of;
 use crate::store::lock::{self, Taken};
 use rustix::fs::OFlags;
 use std::ffi::OsString;
@@ -234,9 +235,7 @@ impl Locked {
             Swapped::Done => {}
         }
         let folder = self.target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|cause| Fault::io("cannot make durable", folder, &cause))?;
+        sync_folder_of(&self.target).map_err(|cause| Fault::io("cannot make durable", folder, &cause))?;
         let found = next.metadata().map_err(|cause| Fault::io("cannot look at", &self.target, &cause))?;
         Ok(Replaced::Done(Stamp::of(&found)))
     }

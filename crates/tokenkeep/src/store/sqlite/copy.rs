@@ -1,5 +1,6 @@
 //! Copies of the database as a whole: taken while it is in use, and made ready to be used in another place.
 
+use super::ops::set_meta;
 use super::schema::{self, RESTORED_FROM};
 use super::{SqliteStore, at_file, fault};
 use crate::seal::Sealer;
@@ -91,7 +92,6 @@ pub fn mark_restored(path: &Path, sealer: &Sealer, backup: [u8; 16]) -> Result<(
     if found != "ok" {
         return Err(at_file(path, StoreError::Damaged(found)));
     }
-    let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2";
-    database.execute(sql, (RESTORED_FROM, backup)).map_err(failed)?;
+    set_meta(&database, RESTORED_FROM, backup).map_err(|fault| at_file(path, fault))?;
     database.close().map_err(|(_, cause)| failed(cause))
 }

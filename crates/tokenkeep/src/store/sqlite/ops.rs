@@ -71,7 +71,7 @@ pub fn meta<T: FromSql>(database: &Database, key: &str) -> Result<Option<T>, Sto
     schema::meta(database, key).map_err(|cause| fault(&cause))
 }
 
-fn set_meta(database: &Database, key: &str, value: impl ToSql) -> Result<(), StoreError> {
+pub fn set_meta(database: &Database, key: &str, value: impl ToSql) -> Result<(), StoreError> {
     let write = || {
         database
             .prepare_cached("INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2")?

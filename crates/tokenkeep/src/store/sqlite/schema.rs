@@ -1,6 +1,7 @@
 //! The database file: how it is made, recognised, opened and migrated.
 
 use super::fault;
+use crate::files::{remove_if_there, sync_folder_of};
 use crate::seal::Sealer;
 use crate::store::StoreError;
 use rusqlite::config::DbConfig;
@@ -241,7 +242,8 @@ fn exists(path: &Path) -> Result<bool, StoreError> {
 fn create(path: &Path, sealer: &Sealer) -> Result<(), StoreError> {
     let draft = beside(path, ".new");
     for leftover in ["", "-wal", "-shm", "-journal"] {
-        remove_if_there(&beside(&draft, leftover))?;
+        let leftover = beside(&draft, leftover);
+        remove_if_there(&leftover).map_err(|cause| unusable(&leftover, &cause))?;
     }
     std::fs::OpenOptions::new()
         .write(true)
@@ -260,8 +262,7 @@ fn create(path: &Path, sealer: &Sealer) -> Result<(), StoreError> {
 fn settle(draft: &Path, path: &Path) -> std::io::Result<()> {
     File::open(draft)?.sync_all()?;
     std::fs::rename(draft, path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    sync_folder_of(path)
 }
 
 /// The store's identity, and the value by which the right master key is known.
@@ -461,13 +462,6 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     PathBuf::from(name)
-}
-
-fn remove_if_there(path: &Path) -> Result<(), StoreError> {
-    match std::fs::remove_file(path) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(unusable(path, &cause)),
-        _ => Ok(()),
-    }
 }
 
 fn unusable(path: &Path, cause: &std::io::Error) -> StoreError {
