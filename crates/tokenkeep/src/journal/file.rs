@@ -374,12 +374,19 @@ impl Shared {
         if self.places().is_kept_back_from_wiping() {
             self.remember_how_far_it_came()?;
         }
+        let mut is_changed = false;
         loop {
             let Some(index) = self.places().next_to_wipe() else { break };
+            is_changed = true;
             self.wipe_answer(index)?;
             self.places().wiped(index);
         }
-        self.sync()?;
+        // While a place is waited for, nothing is written, and the answers of others need the disk.
+        if is_changed {
+            self.sync()?
+        } else {
+            self.check()?
+        }
         Ok(self.places().left_to_wipe())
     }
 
