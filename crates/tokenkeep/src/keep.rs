@@ -24,6 +24,7 @@ use crate::store::{
 use crate::token_file::{Held, KeptFile, Sinks, TOLD_IN_STEPS_OF_MIN, format, told_end};
 use crate::tokens::{Handed, Hot};
 use aws_lc_rs::digest;
+use futures_util::future::try_join_all;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -1098,10 +1099,9 @@ async fn hold_a_restored_copy(
         let Some(last) = page.last() else { break };
         after = Some(last.key.clone());
         let stands = |c: &&Connection| rotates(c) && !matches!(c.state, State::NeedsReauth { .. });
-        for connection in page.iter().filter(stands) {
-            let hold = Hold { cause: FailureCode::RestoredCopy, probe_at: None };
-            store.flag(now, &connection.key, Flag::Hold(hold)).await?;
-        }
+        let hold = || Flag::Hold(Hold { cause: FailureCode::RestoredCopy, probe_at: None });
+        // Together, so that they share their syncs.
+        try_join_all(page.iter().filter(stands).map(|c| store.flag(now, &c.key, hold()))).await?;
     }
     if journal.store_id() != store.store_id() {
         journal.adopt_store(store.store_id()).map_err(|error| Error::Journal(error.to_string()))?;
