@@ -569,6 +569,10 @@ fn other_files_can_be_kept_from_now_on() {
     refresh();
     wait_for("the second file", FOLLOWS_WITHIN, || current("two.json"));
     assert!(current("one.json").is_none(), "it is not kept any more");
+    let told = || runtime.block_on(async { keep.token_files(&key) });
+    let before = wait_for("its time", FOLLOWS_WITHIN, || Some(told()).filter(|told| told[0].written_at.is_some()));
+    runtime.block_on(keep.keep_token_files(&declared(&["two.json"]))).expect("it is kept already");
+    assert_eq!(told(), before, "what is kept already goes on as it was");
 
     let many: Vec<String> = (0..=TOKEN_FILES_MAX).map(|nth| format!("{nth}.json")).collect();
     let many = declared(&many.iter().map(String::as_str).collect::<Vec<_>>());
@@ -583,7 +587,7 @@ fn other_files_can_be_kept_from_now_on() {
     assert!(matches!(&refused, Err(tokenkeep::Error::TokenFileKept { path, .. }) if path.ends_with("three.json")));
     refresh();
     wait_for("the second file", FOLLOWS_WITHIN, || current("two.json"));
-    assert_eq!(runtime.block_on(async { keep.token_files(&key) }).len(), 1);
+    assert_eq!(told().len(), 1);
     runtime.block_on(keep.shutdown());
     assert_eq!(mock.totals().reuses, 0);
 }

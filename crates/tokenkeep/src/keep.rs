@@ -241,6 +241,9 @@ impl TokenKeep {
     /// # Errors
     /// [`Error::TokenFileKept`], or too many; those that were kept before then still are.
     pub async fn keep_token_files(&self, declared: &[Declared]) -> Result<(), Error> {
+        if lock(&self.inner.sinks).as_ref().is_some_and(|sinks| sinks.declared() == declared) {
+            return Ok(());
+        }
         let before = lock(&self.inner.sinks).take();
         // They hold the right to keep their files until they have ended.
         let before = if let Some(sinks) = before { sinks.finish().await } else { Vec::new() };

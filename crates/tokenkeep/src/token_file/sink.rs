@@ -122,6 +122,11 @@ impl Sinks {
         self.files.iter().filter(|kept| kept.key == *key).map(|kept| lock(&kept.shown).clone()).collect()
     }
 
+    /// What they were started with.
+    pub(crate) fn declared(&self) -> &[Declared] {
+        &self.declared
+    }
+
     /// Brings every file up to date a last time, and ends; what was declared. A place that does not answer is left.
     pub(crate) async fn finish(mut self) -> Vec<Declared> {
         self.stop.send_replace(true);
