@@ -18,6 +18,7 @@ use tokenkeep_core::model::printable;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use url::Url;
+use zeroize::Zeroizing;
 
 /// How many errors are shown at once.
 const ERRORS_SHOWN_MAX: usize = 100;
@@ -171,6 +172,8 @@ pub struct Document<'a> {
     root: Spanned<DeTable<'a>>,
     errors: RefCell<Vec<ConfigError>>,
     settings: RefCell<Vec<Setting>>,
+    /// What the files say that `..._FILE` variables name, as far as they were read.
+    files: RefCell<BTreeMap<String, Result<Zeroizing<String>, String>>>,
     /// For each variable that some setting has: the names of these settings.
     variables: RefCell<BTreeMap<String, Vec<String>>>,
 }
@@ -196,6 +199,7 @@ impl<'a> Document<'a> {
                 root,
                 errors: RefCell::default(),
                 settings: RefCell::default(),
+                files: RefCell::default(),
                 variables: RefCell::default(),
             }),
         }
@@ -205,6 +209,17 @@ impl<'a> Document<'a> {
     #[must_use]
     pub fn root(&self) -> Section<'_> {
         Section { document: self, path: Vec::new(), table: Some(self.root.get_ref()), place: Standing::Nowhere }
+    }
+
+    /// What a `..._FILE` variable's file says. Read once: it may be a pipe, and a setting is looked at several times.
+    fn file(&self, path: &str) -> Result<String, String> {
+        let read = || match (self.sources.file)(Path::new(path)) {
+            Ok(text) => Ok(Zeroizing::new(text)),
+            Err(cause) => Err(cause.to_string()),
+        };
+        let mut files = self.files.borrow_mut();
+        let text = files.entry(path.to_owned()).or_insert_with(read);
+        text.as_ref().map(|text| text.trim_end().to_owned()).map_err(Clone::clone)
     }
 
     /// What is outside of the file.
@@ -449,9 +464,9 @@ impl<'a> Section<'a> {
         let Some(path) = (sources.env)(&variable) else {
             return Ok(None);
         };
-        match (sources.file)(Path::new(&path)) {
+        match self.document.file(&path) {
             Ok(text) => {
-                let raw = Raw::Env { variable, text: text.trim_end().to_owned(), file: Some(path) };
+                let raw = Raw::Env { variable, text, file: Some(path) };
                 Ok(Some(Value { document: self.document, name, raw }))
             }
             Err(cause) => Err(ConfigError {

@@ -60,6 +60,19 @@ fn shown<'a>(settings: &'a Settings, name: &str) -> (&'a str, String) {
 }
 
 #[test]
+fn what_a_variable_names_may_be_a_pipe() {
+    let env = |name: &str| (name == "TOKENKEEP_SERVER__LISTEN_FILE").then(|| "PIPE".to_owned());
+    let left = std::cell::Cell::new(Some("[::1]:1\n"));
+    // As a pipe: what was read is gone.
+    let file = |_: &Path| Ok(left.take().unwrap_or_default().to_owned());
+    let variables = ["TOKENKEEP_SERVER__LISTEN_FILE".to_owned()];
+    let sources = Sources { env: &env, variables: &variables, file: &file, ..SOURCES };
+    let settings = parse("", Path::new("etc/tokenkeep.toml"), sources).expect("it is read once");
+    assert_eq!(settings.listen, Some("[::1]:1".parse().unwrap()));
+    assert_eq!(left.take(), None);
+}
+
+#[test]
 fn nothing_at_all_is_the_defaults() {
     let config = good("").into_config("/s");
     assert_eq!(config.policy, Policy::default());
