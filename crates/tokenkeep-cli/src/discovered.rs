@@ -3,12 +3,15 @@
 //! They are asked at the start and at each reload. What they said is kept in the state folder, so that a start does not
 //! depend on them: it holds no secret.
 
-use crate::config::ProviderSettings;
+use crate::config::files::read_text;
+use crate::config::{ProviderSettings, check_endpoint};
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use tokenkeep::connect::discovery::discover;
 use tokenkeep::connect::settings::{Identity, Revocation};
@@ -29,7 +32,7 @@ pub const ASK_AGAIN_AFTER: Duration = Duration::from_secs(30);
 /// Fills in the endpoints of every provider that is to be asked for them. One that does not answer, and has not been
 /// known before, is left out and told of; the answer is whether there is such.
 pub async fn complete(providers: Vec<ProviderSettings>, state_dir: &Path) -> (Vec<ProviderSettings>, bool) {
-    let issuers: Vec<String> = providers.iter().filter_map(|provider| provider.discover.clone()).collect();
+    let issuers: BTreeSet<String> = providers.iter().filter_map(|provider| provider.discover.clone()).collect();
     if issuers.is_empty() {
         return (providers, false);
     }
@@ -69,19 +72,18 @@ struct Known {
 impl Known {
     fn read(state_dir: &Path) -> Self {
         let path = state_dir.join(FILE);
-        let small = fs::metadata(&path).is_ok_and(|found| found.len() <= FILE_BYTES_MAX);
-        let text = if small { fs::read(&path).unwrap_or_default() } else { Vec::new() };
-        Self { path, documents: serde_json::from_slice(&text).unwrap_or_default(), faults: Map::new() }
+        let text = read_text(&path, FILE_BYTES_MAX).unwrap_or_default();
+        Self { path, documents: serde_json::from_str(&text).unwrap_or_default(), faults: Map::new() }
     }
 
     /// Asks all at once. Who does not answer in time stays as it was known.
-    async fn ask(&mut self, issuers: Vec<String>) {
+    async fn ask(&mut self, issuers: BTreeSet<String>) {
+        // One for all: it reads the system's root certificates.
+        let endpoint = Arc::new(HttpEndpoint::new(Options::default()));
         let mut asked = JoinSet::new();
         for issuer in issuers {
-            asked.spawn(async move {
-                let endpoint = HttpEndpoint::new(Options::default());
-                (discover(&endpoint, &issuer).await, issuer)
-            });
+            let endpoint = Arc::clone(&endpoint);
+            asked.spawn(async move { (discover(&*endpoint, &issuer).await, issuer) });
         }
         let before = self.documents.clone();
         let all = async {
@@ -155,15 +157,11 @@ fn fill(settings: &mut ProviderSettings, metadata: &Metadata) -> Result<(), Stri
     Ok(())
 }
 
-/// What is discovered may lead where what is configured may: over TLS, or to this machine.
+/// What is discovered may lead where what is configured may.
 fn checked(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("is no URL: {error}"))?;
-    let is_here = url.host_str().is_some_and(crate::api::guard::is_loopback);
-    match url.scheme() {
-        "https" => Ok(url),
-        "http" if is_here => Ok(url),
-        _ => Err("is neither https nor on this machine".to_owned()),
-    }
+    check_endpoint(&url).map_err(|unfit| unfit.found)?;
+    Ok(url)
 }
 
 #[cfg(test)]
@@ -191,7 +189,15 @@ mod tests {
     #[test]
     fn a_discovered_endpoint_must_be_as_safe_as_a_configured_one() {
         assert!(checked("https://x/t").is_ok() && checked("http://127.0.0.1:1/t").is_ok());
-        for unsafe_one in ["http://x/t", "ftp://x/", "javascript:x", "no url", "http://localhost.evil.example/"] {
+        for unsafe_one in [
+            "http://x/t",
+            "ftp://x/",
+            "javascript:x",
+            "no url",
+            "http://localhost.evil.example/",
+            "https://user:word@x/t",
+            "https://x/t#part",
+        ] {
             assert!(checked(unsafe_one).is_err(), "{unsafe_one}");
         }
     }

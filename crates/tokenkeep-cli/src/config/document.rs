@@ -706,23 +706,9 @@ impl<'a> Value<'a> {
         let url = self.parsed("a URL such as https://sso.example.com/token", |text| {
             Url::parse(text).map_err(|error| error.to_string())
         })?;
-        if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-            return Err(self.error(
-                format!("`{}` has a user, a password or a fragment", self.name),
-                "expected a plain URL; secrets belong in client_secret",
-            ));
-        }
-        match url.scheme() {
-            "https" => Ok(url),
-            "http" if is_loopback(&url) => Ok(url),
-            "http" => Err(self.error(
-                format!("`{}` would send secrets unencrypted", self.name),
-                "expected https://; plain http:// is taken for loopback hosts alone (localhost, 127.0.0.1, [::1])",
-            )),
-            other => {
-                Err(self
-                    .error(format!("`{}` has the scheme `{}`", self.name, printable(other, 20)), "expected https://"))
-            }
+        match check_endpoint(&url) {
+            Ok(()) => Ok(url),
+            Err(Unfit { found, expected }) => Err(self.error(format!("`{}` {found}", self.name), expected)),
         }
     }
 
@@ -761,6 +747,38 @@ fn kind(value: &DeValue<'_>) -> &'static str {
         DeValue::Datetime(_) => "a date",
         DeValue::Array(_) => "an array",
         DeValue::Table(_) => "a table",
+    }
+}
+
+/// Why no secret may be sent to a URL.
+#[derive(Debug)]
+pub struct Unfit {
+    /// What it is or does: the rest of a sentence that begins with the URL.
+    pub found: String,
+    /// What it must be.
+    pub expected: &'static str,
+}
+
+/// Whether secrets may be sent to a URL: over TLS, or to this machine.
+///
+/// # Errors
+/// [`Unfit`].
+pub fn check_endpoint(url: &Url) -> Result<(), Unfit> {
+    let unfit = |found: String, expected| Err(Unfit { found, expected });
+    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
+        return unfit(
+            "has a user, a password or a fragment".to_owned(),
+            "expected a plain URL; secrets belong in client_secret",
+        );
+    }
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if is_loopback(url) => Ok(()),
+        "http" => unfit(
+            "would send secrets unencrypted".to_owned(),
+            "expected https://; plain http:// is taken for loopback hosts alone (localhost, 127.0.0.1, [::1])",
+        ),
+        other => unfit(format!("has the scheme `{}`", printable(other, 20)), "expected https://"),
     }
 }
 

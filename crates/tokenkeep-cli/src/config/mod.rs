@@ -10,7 +10,7 @@ mod providers;
 mod secrets;
 pub mod shown;
 
-pub use document::{ConfigErrors, Sources};
+pub use document::{ConfigErrors, Sources, check_endpoint};
 pub use shown::{Setting, Source};
 
 use crate::env;
