@@ -40,7 +40,7 @@ pub struct RestoreArgs {
 pub fn run(common: &Common, args: &RestoreArgs) -> Result<Exit, CliError> {
     let state_dir = common.state_dir()?;
     let source = match &args.config {
-        Some(path) => serve::settings(Some(path))?.master_key,
+        Some(path) => serve::settings(path, &state_dir)?.master_key,
         None => keys::KeySource::default(),
     };
     let key = args.key_file.as_deref().map(keys::read_file).transpose().map_err(|error| explain(error.into()))?;

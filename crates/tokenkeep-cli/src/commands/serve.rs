@@ -74,12 +74,12 @@ async fn serve(given: Given, loaded: Loaded, state_dir: PathBuf) -> Result<(), C
     ended
 }
 
-/// The configuration of this file, or of the usual place.
+/// The configuration of this file, as a daemon with this state folder reads it.
 ///
 /// # Errors
 /// It cannot be read, or is wrong: where, and what was expected.
-pub fn settings(path: Option<&Path>) -> Result<Settings, CliError> {
-    let given = Given { config: path.map(Path::to_owned), ..Given::default() };
+pub fn settings(path: &Path, state_dir: &Path) -> Result<Settings, CliError> {
+    let given = Given { config: Some(path.to_owned()), listen: None, state_dir: Some(state_dir.to_owned()) };
     Ok(files::load(&given)?.settings)
 }
 

@@ -131,7 +131,7 @@ struct Report {
 /// There is nothing to derive the state folder from, or standard output cannot be written.
 pub fn run(common: &Common, args: &DoctorArgs) -> Result<Exit, CliError> {
     let state_dir = common.state_dir()?;
-    let settings = args.config.as_deref().map(|path| (path, serve::settings(Some(path))));
+    let settings = args.config.as_deref().map(|path| (path, serve::settings(path, &state_dir)));
     let source =
         settings.as_ref().and_then(|(_, settings)| settings.as_ref().ok()).map(|found| found.master_key.clone());
     let mut checks = of_folder(common, &state_dir, &source.unwrap_or_default(), args.network);

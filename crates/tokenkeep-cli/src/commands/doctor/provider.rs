@@ -45,6 +45,7 @@ fn reach(providers: &[ProviderSettings]) -> Result<Vec<Check>, CliError> {
 mod tests {
     use super::super::Verdict;
     use super::*;
+    use crate::commands::serve;
     use std::net::TcpListener;
 
     #[test]
@@ -61,10 +62,22 @@ mod tests {
         };
         let text = section("here", there.local_addr().unwrap()) + &section("there", gone);
         std::fs::write(&path, text).unwrap();
-        let checks = configuration(&path, crate::commands::serve::settings(Some(&path)), true);
+        let checks = configuration(&path, serve::settings(&path, folder.path()), true);
         let verdicts: Vec<Verdict> = checks.iter().map(|check| check.verdict).collect();
         assert_eq!(verdicts, [Verdict::Ok, Verdict::Ok, Verdict::Fault], "{checks:?}");
         assert!(checks[2].mend.as_deref().unwrap().contains("network"), "{checks:?}");
+    }
+
+    #[test]
+    fn what_only_a_daemon_with_this_state_folder_refuses_is_a_fault_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, state_dir) = (folder.path().join("tokenkeep.toml"), folder.path().join("state"));
+        let text = "[providers.p]\ntoken_url = \"https://p.example/token\"\nclient_id = \"c\"\nclient_auth = \"none\"\n\
+                    [connections.jira]\nprovider = \"p\"\ntoken_file = { path = \"state/jira.json\" }\n";
+        std::fs::write(&path, text).unwrap();
+        let verdict_in = |state_dir: &Path| configuration(&path, serve::settings(&path, state_dir), false)[0].verdict;
+        assert_eq!(verdict_in(&folder.path().join("elsewhere")), Verdict::Ok);
+        assert_eq!(verdict_in(&state_dir), Verdict::Fault);
     }
 
     #[test]
@@ -72,7 +85,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenkeep.toml");
         std::fs::write(&path, "[refresh]\nmax_retires = 3\n").unwrap();
-        let checks = configuration(&path, crate::commands::serve::settings(Some(&path)), false);
+        let checks = configuration(&path, serve::settings(&path, folder.path()), false);
         assert!(checks[0].verdict == Verdict::Fault && checks[0].found.contains("toml:2:1"), "{checks:?}");
     }
 }
