@@ -206,6 +206,19 @@ pub fn target(namespace: &str, name: &str, rest: &str) -> String {
     target
 }
 
+/// The same with one more parameter.
+#[must_use]
+pub fn with(target: String, name: &str, value: &str) -> String {
+    let separator = if target.contains('?') { '&' } else { '?' };
+    target + &format!("{separator}{name}={}", crate::client::encode(value))
+}
+
+/// The target of the listing of a namespace.
+#[must_use]
+pub fn listing(namespace: &str) -> String {
+    format!("/v1/connections?namespace={}", crate::client::encode(namespace))
+}
+
 /// A name in its namespace, as people write it.
 #[must_use]
 pub fn shown(namespace: &str, name: &str) -> String {

@@ -85,14 +85,30 @@ impl Client {
         self.send(Request { method: "POST", target, body: None, timeout: TIMEOUT })
     }
 
+    /// Posts JSON.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn post_json(&self, target: &str, json: &[u8], timeout: Duration) -> Result<Answer, CliError> {
+        self.send(Request { method: "POST", target, body: Some(("application/json", json)), timeout })
+    }
+
     /// Every item of a listing whose target already has a query.
     ///
     /// # Errors
     /// As [`Client::get`].
     pub fn pages<T: DeserializeOwned>(&self, target: &str) -> Result<Vec<T>, CliError> {
+        self.pages_until(target, usize::MAX)
+    }
+
+    /// As [`Client::pages`], and no further page once there are `enough`.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub fn pages_until<T: DeserializeOwned>(&self, target: &str, enough: usize) -> Result<Vec<T>, CliError> {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
-        loop {
+        while items.len() < enough {
             let mut target = format!("{target}&limit=1000");
             if let Some(cursor) = &cursor {
                 target.push_str("&cursor=");
@@ -102,9 +118,10 @@ impl Client {
             items.extend(page.items);
             match page.next_cursor {
                 Some(next) => cursor = Some(next),
-                None => return Ok(items),
+                None => break,
             }
         }
+        Ok(items)
     }
 
     /// Sends a request and takes only success.

@@ -1,7 +1,7 @@
 //! `/v1/connect`: sign-ins, begun by programs and ended by people; and `/oauth/`, where their browsers come.
 
 use super::Api;
-use super::import::{self, JSON_MAX, parts};
+use super::import::{self, JSON_MAX};
 use super::json::{ConnectionJson, Times};
 use super::params::{Named, Params, key};
 use super::problem::Problem;
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tokenkeep::connect::{Begun, BegunDevice, Connect, Redirects, Standing};
 use tokenkeep_core::Secret;
-use tokenkeep_core::model::{DEFAULT_NAMESPACE, check_name, printable};
+use tokenkeep_core::model::{check_name, printable};
 use url::Url;
 
 /// The longest text of a field.
@@ -161,8 +161,7 @@ async fn as_client(api: &Api, connect: Connect, flow: Flow) -> Result<Response, 
         _ => api.keep.connect_as_client(connect).await,
     };
     let imported = connected.map_err(|error| api.problem(&error))?;
-    let (_, connection) = parts(&imported);
-    Ok(Json(ConnectionJson::new(connection, &api.times())).into_response())
+    Ok(Json(ConnectionJson::new(imported.connection(), &api.times())).into_response())
 }
 
 fn at_device(begun: BegunDevice, times: &Times) -> BegunJson {
@@ -227,7 +226,7 @@ fn checked(body: ConnectBody, namespace: Option<&str>, api: &Api) -> Result<Conn
     let wrong = |field: &str, expected: &str| {
         Problem::invalid(format!("the field `{field}` is not what it must be"), expected.to_owned())
     };
-    let key = key(Some(namespace.unwrap_or(DEFAULT_NAMESPACE)), &body.name)?;
+    let key = key(namespace, &body.name)?;
     check_name(&body.provider).map_err(|error| {
         Problem::invalid(format!("the field `provider`: {error}"), "Give the provider's name in the configuration.")
     })?;
@@ -337,6 +336,5 @@ pub async fn finish(
         )
     })?;
     let finished = api.keep.finish_sign_in(&query, &Secret::new(proof)).await.map_err(|error| api.problem(&error))?;
-    let (_, connection) = parts(&finished.imported);
-    Ok(Json(ConnectionJson::new(connection, &api.times())))
+    Ok(Json(ConnectionJson::new(finished.imported.connection(), &api.times())))
 }

@@ -19,18 +19,14 @@ pub async fn local_only(request: Request, next: Next) -> Response {
 /// Refuses requests whose `Host` is neither a loopback name nor the one that browsers know the daemon by. What a
 /// provider's page sends is let through: the sign-in's own cookie and state tell whose it is.
 pub async fn own_host(State(sign_ins): State<SignIns>, request: Request, next: Next) -> Response {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let host = hosts.next().and_then(|host| host.to_str().ok());
-    if hosts.next().is_some() || !host.is_some_and(|host| is_loopback(host) || sign_ins.is_own_host(host)) {
+    if !has_host(request.headers(), |host| is_loopback(host) || sign_ins.is_own_host(host)) {
         return refused("host_not_allowed", "the Host header names another host").into_response();
     }
     next.run(request).await
 }
 
 fn check(headers: &HeaderMap) -> Result<(), Problem> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    let host = hosts.next().and_then(|host| host.to_str().ok());
-    if hosts.next().is_some() || !host.is_some_and(is_loopback) {
+    if !has_host(headers, is_loopback) {
         return Err(refused("host_not_allowed", "the Host header names no loopback host"));
     }
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
@@ -42,6 +38,13 @@ fn check(headers: &HeaderMap) -> Result<(), Problem> {
         Some(origin) if !own(origin) => Err(refused("foreign_page", "the Origin header names no loopback host")),
         _ => Ok(()),
     }
+}
+
+/// Whether there is one `Host`, and it is a good one.
+fn has_host(headers: &HeaderMap, is_good: impl Fn(&str) -> bool) -> bool {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next().and_then(|host| host.to_str().ok());
+    hosts.next().is_none() && host.is_some_and(is_good)
 }
 
 fn refused(code: &str, detail: &str) -> Problem {

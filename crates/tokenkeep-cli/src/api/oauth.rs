@@ -32,7 +32,7 @@ const POLICY: &str =
 /// The links that wait for a browser, and where the daemon is for one.
 #[derive(Clone, Debug, Default)]
 pub struct SignIns {
-    public_url: Option<Url>,
+    public_url: Option<Arc<Url>>,
     links: Arc<Mutex<BTreeMap<String, Link>>>,
 }
 
@@ -47,7 +47,7 @@ impl SignIns {
     /// Browsers find the daemon at this address; `None`: they do not.
     #[must_use]
     pub fn at(public_url: Option<Url>) -> Self {
-        Self { public_url, links: Arc::default() }
+        Self { public_url: public_url.map(Arc::new), links: Arc::default() }
     }
 
     fn below(&self, path: &str) -> Result<Url, Problem> {
@@ -123,7 +123,7 @@ impl SignIns {
     /// Whether browsers know the daemon by this host, with a port or without.
     #[must_use]
     pub fn is_own_host(&self, host: &str) -> bool {
-        self.public_url.as_ref().and_then(Url::host_str).is_some_and(|own| {
+        self.public_url.as_deref().and_then(Url::host_str).is_some_and(|own| {
             let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
             own.eq_ignore_ascii_case(name) || own.eq_ignore_ascii_case(host)
         })
@@ -150,15 +150,12 @@ pub async fn start(State(api): State<Api>, Path(id): Path<String>) -> Response {
         cookie_name(&id),
         link.proof.expose()
     );
-    // The state and the proof are base64url, and a URL has no control characters: both fit.
-    let headers = [(header::SET_COOKIE, cookie), (header::LOCATION, link.url.to_string())];
-    let mut response = StatusCode::SEE_OTHER.into_response();
-    for (name, value) in headers {
-        if let Ok(value) = HeaderValue::try_from(value) {
-            response.headers_mut().insert(name, value);
-        }
+    let mut response = sent_to(link.url.as_str());
+    // The state and the proof are base64url, so it fits.
+    if let Ok(cookie) = HeaderValue::try_from(cookie) {
+        response.headers_mut().insert(header::SET_COOKIE, cookie);
     }
-    guarded(response)
+    response
 }
 
 fn cookie_name(state: &str) -> String {
@@ -176,15 +173,12 @@ pub async fn callback(State(api): State<Api>, RawQuery(query): RawQuery, headers
     let mut response = match api.keep.finish_sign_in(&query, &proof).await {
         Ok(finished) => match finished.return_url {
             Some(url) => sent_to(&url),
-            None => {
-                let (_, connection) = super::import::parts(&finished.imported);
-                page(
-                    StatusCode::OK,
-                    "Connected",
-                    &format!("{} is connected, and will be kept fresh.", connection.key),
-                    "You may close this page.",
-                )
-            }
+            None => page(
+                StatusCode::OK,
+                "Connected",
+                &format!("{} is connected, and will be kept fresh.", finished.imported.connection().key),
+                "You may close this page.",
+            ),
         },
         Err(error) => failed(&api, &error),
     };

@@ -1,7 +1,7 @@
 //! One stream of server-sent events (WHATWG HTML, section 9.2), read while it comes.
 
-use super::{Answer, TIMEOUT};
-use super::{Client, Input, Length, ReadError, Request, broken, read_body, read_chunk_size, read_head, write_request};
+use super::{Answer, Client, Input, Length, ReadError, Request};
+use super::{broken, read_body, read_chunk, read_head, write_request};
 use crate::api::stream::HEARTBEAT_EVERY;
 use crate::error::CliError;
 use std::io::Read;
@@ -26,7 +26,7 @@ pub struct Message {
 
 /// An open stream.
 pub struct EventStream {
-    chunks: Chunks<UnixStream>,
+    input: Input<UnixStream>,
     lines: Lines,
 }
 
@@ -37,10 +37,9 @@ impl Client {
     /// Nobody answers, or the answer is a problem.
     pub fn stream(&self, target: &str, after: Option<u64>) -> Result<EventStream, CliError> {
         let target = after.map_or_else(|| target.to_owned(), |id| format!("{target}&after={id}"));
-        let stream = UnixStream::connect(&self.socket).map_err(|error| self.no_daemon(&error))?;
-        let request = Request { method: "GET", target: &target, body: None, timeout: TIMEOUT };
+        let request = Request { method: "GET", target: &target, body: None, timeout: SILENCE_MAX };
+        let stream = self.connect(&request)?;
         let opened = || -> Result<_, ReadError> {
-            self.set_timeouts(&stream, SILENCE_MAX)?;
             write_request(&stream, &request)?;
             let mut input = Input::new(stream);
             match read_head(&mut input)? {
@@ -68,7 +67,7 @@ fn told(error: &ReadError) -> CliError {
 
 impl EventStream {
     fn new(input: Input<UnixStream>) -> Self {
-        Self { chunks: Chunks { input }, lines: Lines::default() }
+        Self { input, lines: Lines::default() }
     }
 
     /// Waits for the next message; `None` when the daemon ended the stream.
@@ -76,11 +75,11 @@ impl EventStream {
     /// # Errors
     /// The stream broke, was silent for [`SILENCE_MAX`], or is none.
     pub fn next(&mut self) -> Result<Option<Message>, CliError> {
-        next(&mut self.chunks, &mut self.lines).map_err(|error| told(&error))
+        next(&mut self.input, &mut self.lines).map_err(|error| told(&error))
     }
 }
 
-fn next(chunks: &mut Chunks<impl Read>, lines: &mut Lines) -> Result<Option<Message>, ReadError> {
+fn next(input: &mut Input<impl Read>, lines: &mut Lines) -> Result<Option<Message>, ReadError> {
     loop {
         if let Some(message) = lines.take_message() {
             return Ok(Some(message));
@@ -88,31 +87,9 @@ fn next(chunks: &mut Chunks<impl Read>, lines: &mut Lines) -> Result<Option<Mess
         if lines.pending.len() > MESSAGE_MAX {
             return Err(ReadError::Unreadable("a message is too long"));
         }
-        match chunks.next()? {
+        match read_chunk(input, MESSAGE_MAX)? {
             Some(chunk) => lines.pending.extend_from_slice(&chunk),
             None => return Ok(None),
-        }
-    }
-}
-
-/// A chunked body, piece by piece.
-struct Chunks<R> {
-    input: Input<R>,
-}
-
-impl<R: Read> Chunks<R> {
-    /// `None` at the end.
-    fn next(&mut self) -> Result<Option<Vec<u8>>, ReadError> {
-        let size = read_chunk_size(&mut self.input)?;
-        if size > MESSAGE_MAX {
-            return Err(ReadError::Unreadable("a message is too long"));
-        }
-        let chunk = self.input.take(size)?;
-        match (size, self.input.take(2)) {
-            (0, Ok(_) | Err(ReadError::Io(_))) => Ok(None),
-            (_, Ok(end)) if end == b"\r\n" => Ok(Some(chunk)),
-            (_, Ok(_)) => Err(ReadError::Unreadable("the end of a chunk")),
-            (_, Err(error)) => Err(error),
         }
     }
 }
@@ -167,10 +144,10 @@ mod tests {
     }
 
     fn read(bytes: &[u8]) -> Result<Vec<Message>, String> {
-        let read_all = |input: Input<&mut dyn Read>| {
-            let (mut chunks, mut lines, mut found) = (Chunks { input }, Lines::default(), Vec::new());
+        let read_all = |mut input: Input<&mut dyn Read>| {
+            let (mut lines, mut found) = (Lines::default(), Vec::new());
             loop {
-                match next(&mut chunks, &mut lines) {
+                match next(&mut input, &mut lines) {
                     Ok(Some(message)) => found.push(message),
                     Ok(None) => return Ok(found),
                     Err(error) => return Err(format!("{error:?}")),

@@ -5,7 +5,7 @@ use crate::api::connect::{BegunJson, ConnectBody, FinishBody, Flow, SignInJson};
 use crate::api::json::ConnectionJson;
 use crate::api::oauth::{Look, html};
 use crate::cli::{Common, shown};
-use crate::client::{Client, Request, TIMEOUT, encode};
+use crate::client::{Client, TIMEOUT, encode};
 use crate::error::{CliError, Exit};
 use crate::output::{self, say};
 use clap::Args;
@@ -115,12 +115,7 @@ fn body(args: &ConnectArgs, flow: Flow, redirect_uri: Option<String>) -> Connect
 fn begin(client: &Client, common: &Common, body: &ConnectBody) -> Result<crate::client::Answer, CliError> {
     let body =
         serde_json::to_vec(body).map_err(|error| CliError::new(format!("the request cannot be written: {error}")))?;
-    client.send(Request {
-        method: "POST",
-        target: &format!("/v1/connect?namespace={}", encode(&common.namespace)),
-        body: Some(("application/json", &body)),
-        timeout: TIMEOUT * 3,
-    })
+    client.post_json(&format!("/v1/connect?namespace={}", encode(&common.namespace)), &body, TIMEOUT * 3)
 }
 
 fn at_device(client: &Client, common: &Common, args: &ConnectArgs) -> Result<ConnectionJson, CliError> {
@@ -145,7 +140,7 @@ fn in_browser(client: &Client, common: &Common, args: &ConnectArgs) -> Result<Co
         open_browser(url);
     }
     match (begun.proof, listener) {
-        (Some(proof), Ok(listener)) => take_redirect(client, &listener, &proof),
+        (Some(proof), Ok(listener)) => take_redirect(client, listener, &proof),
         _ => wait(client, &begun.id),
     }
 }
@@ -183,9 +178,7 @@ fn too_late() -> CliError {
 }
 
 /// Waits for the browser to come back, and brings the daemon what it carries.
-fn take_redirect(client: &Client, listener: &TcpListener, proof: &str) -> Result<ConnectionJson, CliError> {
-    let listener =
-        listener.try_clone().map_err(|error| CliError::new(format!("the redirect cannot be waited for: {error}")))?;
+fn take_redirect(client: &Client, listener: TcpListener, proof: &str) -> Result<ConnectionJson, CliError> {
     let (found, redirects) = mpsc::channel();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -224,14 +217,7 @@ fn finish(client: &Client, query: &str, proof: &str) -> Result<ConnectionJson, C
     let body =
         serde_json::to_vec(&body).map_err(|error| CliError::new(format!("the request cannot be written: {error}")))?;
     let body = zeroize::Zeroizing::new(body);
-    client
-        .send(Request {
-            method: "POST",
-            target: "/v1/connect/finish",
-            body: Some(("application/json", &body)),
-            timeout: TIMEOUT * 5,
-        })?
-        .json()
+    client.post_json("/v1/connect/finish", &body, TIMEOUT * 5)?.json()
 }
 
 /// The query of a redirect, and who waits for an answer. Anything else is answered, and is none.

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokenkeep::store::ListQuery;
 use tokenkeep::{Config, Import, Provider, TokenKeep};
-use tokenkeep_core::catalogue::preset;
+use tokenkeep_core::catalogue::{Preset, preset};
 use tokenkeep_core::oauth::request::Client;
 use tokenkeep_core::{ConnectionKey, Secret};
 use tokenkeep_mock::{Dialect, FaultPlan, GrantOptions, Server};
@@ -45,17 +45,16 @@ pub struct DemoArgs {
 /// How often the live table is drawn.
 const DRAW_EVERY: Duration = Duration::from_secs(1);
 
-/// A connection of the demo, the row of the catalogue that describes its provider, and what the mock is to be like.
+/// A connection of the demo, and what the mock is to be like.
 struct Sample {
     name: &'static str,
-    preset: &'static str,
     dialect: Dialect,
 }
 
 const SAMPLES: [Sample; 3] = [
-    Sample { name: "jira", preset: "atlassian", dialect: Dialect::Atlassian },
-    Sample { name: "github", preset: "github-app", dialect: Dialect::GitHub },
-    Sample { name: "google", preset: "google", dialect: Dialect::Google },
+    Sample { name: "jira", dialect: Dialect::Atlassian },
+    Sample { name: "github", dialect: Dialect::GitHub },
+    Sample { name: "google", dialect: Dialect::Google },
 ];
 
 /// Runs the demo until a signal ends it.
@@ -127,12 +126,17 @@ fn config(state_dir: &Path, mocks: &[Server]) -> Result<Config, CliError> {
     Ok(Config { providers: providers?, ..Config::new(state_dir) })
 }
 
+/// The row of the catalogue that describes a sample's provider.
+fn row(sample: &Sample) -> Option<&'static Preset> {
+    mock_provider::preset(sample.dialect).and_then(preset)
+}
+
 /// The provider of a sample: the catalogue's rules, and the mock's address.
 fn provider((sample, mock): (&Sample, &Server)) -> Result<Provider, CliError> {
     let token_url = Url::parse(&mock.url("/token"))
         .map_err(|error| CliError::new(format!("the mock provider's URL is none: {error}")))?;
     let client = Client { id: "mock-client".to_owned(), secret: Some(Secret::new("mock-secret")) };
-    let rules = preset(sample.preset).map(|preset| preset.rules.clone()).unwrap_or_default();
+    let rules = row(sample).map(|preset| preset.rules.clone()).unwrap_or_default();
     Ok(Provider::new(sample.name, token_url, client, rules))
 }
 
@@ -233,8 +237,7 @@ fn table(connections: &[ConnectionJson], now_ms: i64) -> String {
 
 fn class(provider: &str) -> String {
     let sample = SAMPLES.iter().find(|sample| sample.name == provider);
-    let preset = sample.and_then(|sample| preset(sample.preset));
-    preset.map_or_else(|| "-".to_owned(), |preset| preset.rules.rotation.to_string())
+    sample.and_then(row).map_or_else(|| "-".to_owned(), |preset| preset.rules.rotation.to_string())
 }
 
 /// A line for each connection, then one for each event.

@@ -3,8 +3,8 @@
 use super::client;
 use crate::api::json::{ImportFailedJson, ImportedJson};
 use crate::api::ndjson::{BATCH_BYTES_MAX, BATCH_LINES_MAX, CONTENT_TYPE, LINE_MAX};
-use crate::cli::{Common, shown};
-use crate::client::{Client, Request, encode, problem_error};
+use crate::cli::{Common, listing, shown};
+use crate::client::{Client, Request, problem_error};
 use crate::error::{CliError, Exit};
 use crate::output;
 use crate::output::{say, say_on};
@@ -112,12 +112,7 @@ fn one(client: &Client, common: &Common, args: &ImportArgs, name: &str, provider
     let labels = Some(labels).filter(|labels| !labels.is_empty());
     let body = Body { name, provider, token: token(&text)?, labels };
     let body = serde_json::to_vec(&body).map(Zeroizing::new).map_err(|_| not_a_token_file(0, 0))?;
-    let answer = client.send(Request {
-        method: "POST",
-        target: &target(common),
-        body: Some(("application/json", &body)),
-        timeout: TIMEOUT,
-    })?;
+    let answer = client.post_json(&listing(&common.namespace), &body, TIMEOUT)?;
     let imported: ImportedJson = answer.json()?;
     if args.json {
         output::write_json(&imported)?;
@@ -137,10 +132,6 @@ fn told(result: &str, name: &str) -> String {
         }
         other => format!("{name}: {other}"),
     }
-}
-
-fn target(common: &Common) -> String {
-    format!("/v1/connections?namespace={}", encode(&common.namespace))
 }
 
 fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, CliError> {
@@ -261,7 +252,7 @@ enum Outcome {
 fn send(client: &Client, common: &Common, batch: &Batch, tally: &mut Tally, json: bool) -> Result<(), CliError> {
     let answer = client.send(Request {
         method: "POST",
-        target: &target(common),
+        target: &listing(&common.namespace),
         body: Some((CONTENT_TYPE, &batch.text)),
         timeout: TIMEOUT,
     })?;

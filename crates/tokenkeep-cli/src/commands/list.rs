@@ -2,8 +2,7 @@
 
 use super::{client, exit_of};
 use crate::api::json::ConnectionJson;
-use crate::cli::Common;
-use crate::client::encode;
+use crate::cli::{Common, listing, with};
 use crate::error::{CliError, Exit};
 use crate::output::say;
 use crate::output::{self, Column, Field, relative};
@@ -64,11 +63,11 @@ fn is_filtered(args: &ListArgs) -> bool {
 }
 
 fn target(common: &Common, args: &ListArgs) -> String {
-    let mut target = format!("/v1/connections?namespace={}", encode(&common.namespace));
+    let mut target = listing(&common.namespace);
     let status = Some(args.status.join(",")).filter(|status| !status.is_empty());
     for (name, value) in [("status", &status), ("provider", &args.provider), ("q", &args.query)] {
         if let Some(value) = value {
-            target.push_str(&format!("&{name}={}", encode(value)));
+            target = with(target, name, value);
         }
     }
     target

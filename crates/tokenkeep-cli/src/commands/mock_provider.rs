@@ -179,7 +179,7 @@ fn tls_told(server: &Server) -> String {
 }
 
 /// The catalogue's name of a dialect.
-const fn preset(dialect: Dialect) -> Option<&'static str> {
+pub const fn preset(dialect: Dialect) -> Option<&'static str> {
     match dialect {
         Dialect::Atlassian => Some("atlassian"),
         Dialect::GitHub => Some("github-app"),

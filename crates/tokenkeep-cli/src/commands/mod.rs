@@ -28,8 +28,8 @@ pub mod token;
 
 use crate::api::json::{ConnectionJson, Page};
 use crate::api::problem::NEEDS_REAUTH;
-use crate::cli::{Cli, Command, Common};
-use crate::client::{Client, encode};
+use crate::cli::{Cli, Command, Common, listing, target};
+use crate::client::Client;
 use crate::error::{CliError, Exit};
 use crate::suggest;
 
@@ -73,13 +73,19 @@ fn client(common: &Common) -> Result<Client, CliError> {
     Ok(Client::new(common.socket()?))
 }
 
+/// A connection by its name.
+fn connection(client: &Client, common: &Common, name: &str) -> Result<ConnectionJson, CliError> {
+    let answer = client.get(&target(&common.namespace, name, ""));
+    answer.map_err(|error| with_suggestion(error, client, common, name))?.json()
+}
+
 /// Adds what was probably meant to an error about a name that does not exist.
 fn with_suggestion(error: CliError, client: &Client, common: &Common, name: &str) -> CliError {
     if error.exit() != Exit::NotFound {
         return error;
     }
     // One page is enough to help, and cheap enough where there are a million.
-    let target = format!("/v1/connections?namespace={}&limit=1000", encode(&common.namespace));
+    let target = format!("{}&limit=1000", listing(&common.namespace));
     let Ok(page) = client.get(&target).and_then(|answer| answer.json::<Page<ConnectionJson>>()) else {
         return error;
     };

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::time::Duration;
-use tokenkeep_core::catalogue::{Authority, CHECKED, PRESETS, Preset};
+use tokenkeep_core::catalogue::{Authority, CHECKED, PRESETS, Preset, preset};
 
 /// Of `providers`.
 #[derive(Args, Debug)]
@@ -63,7 +63,7 @@ pub fn run(args: &ProvidersArgs) -> Result<Exit, CliError> {
         }
         return Ok(Exit::Ok);
     };
-    let found = PRESETS.iter().find(|preset| preset.id == name).map(row).ok_or_else(|| unknown(name))?;
+    let found = preset(name).map(row).ok_or_else(|| unknown(name))?;
     // An array in each case, so that one filter serves both.
     if args.json {
         output::write_json(&[found])?

@@ -4,7 +4,7 @@ use super::{client, with_suggestion};
 use crate::api::json::ConnectionJson;
 use crate::api::problem::NEEDS_REAUTH;
 use crate::cli::{Common, shown, target};
-use crate::client::{Request, TIMEOUT};
+use crate::client::TIMEOUT;
 use crate::error::{CliError, Exit};
 use crate::output::say;
 use crate::output::{self, relative};
@@ -33,13 +33,10 @@ pub struct RefreshArgs {
 pub fn run(common: &Common, args: &RefreshArgs) -> Result<Exit, CliError> {
     let client = client(common)?;
     let body: &[u8] = if args.force { br#"{"force":true}"# } else { b"{}" };
-    let request = Request {
-        method: "POST",
-        target: &target(&common.namespace, &args.name, "/refresh"),
-        body: Some(("application/json", body)),
-        timeout: TIMEOUT,
-    };
-    let answer = client.send(request).map_err(|error| with_suggestion(error, &client, common, &args.name))?;
+    let target = target(&common.namespace, &args.name, "/refresh");
+    let answer = client
+        .post_json(&target, body, TIMEOUT)
+        .map_err(|error| with_suggestion(error, &client, common, &args.name))?;
     let connection: ConnectionJson = answer.json()?;
     if args.json {
         output::write_json(&connection)?;

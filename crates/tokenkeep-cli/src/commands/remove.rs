@@ -1,7 +1,7 @@
 //! `tokenkeep remove NAME`: forgets a connection. It asks first.
 
 use super::{client, confirm, with_suggestion};
-use crate::cli::{Common, shown, target};
+use crate::cli::{Common, shown, target, with};
 use crate::client::{Request, TIMEOUT};
 use crate::error::{CliError, Exit};
 use crate::output::say;
@@ -42,11 +42,7 @@ pub fn run(common: &Common, args: &RemoveArgs) -> Result<Exit, CliError> {
             return Err(CliError::new("nothing was removed"));
         }
     }
-    let asked = match (args.revoke, target.contains('?')) {
-        (false, _) => target,
-        (true, false) => format!("{target}?revoke=true"),
-        (true, true) => format!("{target}&revoke=true"),
-    };
+    let asked = if args.revoke { with(target, "revoke", "true") } else { target };
     client.send(Request { method: "DELETE", target: &asked, body: None, timeout: TIMEOUT * 5 }).map_err(explain)?;
     say!("{} {name}", if args.revoke { "revoked and removed" } else { "removed" });
     Ok(Exit::Ok)

@@ -4,10 +4,10 @@ mod fleet;
 mod screen;
 mod watch;
 
-use super::{client, exit_of, list, with_suggestion};
+use super::{client, connection, exit_of, list};
 use crate::api::json::{ConnectionJson, SummaryJson};
-use crate::cli::{Common, shown, target};
-use crate::client::{Client, encode};
+use crate::cli::{Common, listing, shown};
+use crate::client::encode;
 use crate::error::{CliError, Exit};
 use crate::output::{self, relative};
 use clap::Args;
@@ -51,8 +51,8 @@ pub fn run(common: &Common, args: &StatusArgs) -> Result<Exit, CliError> {
         return watch::run(&client, common, args);
     }
     let connections = match &args.name {
-        Some(name) => vec![one(&client, common, name)?],
-        None => client.pages(&format!("/v1/connections?namespace={}", encode(&common.namespace)))?,
+        Some(name) => vec![connection(&client, common, name)?],
+        None => client.pages(&listing(&common.namespace))?,
     };
     let exit = exit_of(&connections);
     if args.name.is_some() && !args.json {
@@ -68,13 +68,6 @@ pub fn run(common: &Common, args: &StatusArgs) -> Result<Exit, CliError> {
         output::write(&overview(&status, output::now_ms(), output::width()))?;
     }
     Ok(exit)
-}
-
-fn one(client: &Client, common: &Common, name: &str) -> Result<ConnectionJson, CliError> {
-    client
-        .get(&target(&common.namespace, name, ""))
-        .map_err(|error| with_suggestion(error, client, common, name))?
-        .json()
 }
 
 /// Counts, a line for each connection, and below what needs somebody.

@@ -2,7 +2,7 @@
 
 use super::{client, with_suggestion};
 use crate::api::json::TokenJson;
-use crate::cli::{Common, target};
+use crate::cli::{Common, target, with};
 use crate::client::{Answer, Request, TIMEOUT};
 use crate::error::{CliError, Exit};
 use crate::output;
@@ -91,8 +91,7 @@ fn full_target(common: &Common, name: &str, wanted: Wanted) -> String {
     let mut target = target(&common.namespace, name, "/token");
     for (name, span) in [("min_ttl", wanted.min_ttl), ("wait", wanted.wait)] {
         if let Some(span) = span {
-            target.push(if target.contains('?') { '&' } else { '?' });
-            target.push_str(&format!("{name}={}ms", span.as_millis()));
+            target = with(target, name, &format!("{}ms", span.as_millis()));
         }
     }
     target

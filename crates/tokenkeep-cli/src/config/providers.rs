@@ -1,9 +1,8 @@
 //! `[providers.X]`: where a provider is, who we are there, and its rules. What stands here goes before its preset.
 
-use super::ProviderSettings;
-use super::Source;
 use super::document::{ConfigError, Section, Value};
 use super::secrets::{self, Secrets};
+use super::{LIMIT_MAX, ProviderSettings, Source};
 use crate::span;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -50,8 +49,6 @@ pub const KEYS: &[&str] = &[
     "refresh_in_flight_max",
 ];
 
-/// The largest number that a limit takes.
-const LIMIT_MAX: u32 = 10_000;
 /// The shortest life that can be stated.
 const LIFE_MIN: Duration = Duration::from_secs(1);
 /// The longest.

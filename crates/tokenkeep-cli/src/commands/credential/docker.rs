@@ -5,9 +5,9 @@
 
 use super::{host_of, labelled, labelled_with_host, read_input};
 use crate::api::json::{ConnectionJson, TokenJson};
-use crate::cli::{Common, target};
+use crate::cli::Common;
 use crate::commands::token::{self, Wanted};
-use crate::commands::{client, with_suggestion};
+use crate::commands::{client, connection};
 use crate::error::{CliError, Exit};
 use crate::output::{self, say};
 use clap::Args;
@@ -159,11 +159,7 @@ impl Docker<'_> {
         let Some(name) = &self.args.connection else {
             return labelled_with_host(self.common, SERVER_LABEL, host_of(server));
         };
-        let client = client(self.common)?;
-        let answer = client
-            .get(&target(&self.common.namespace, name, ""))
-            .map_err(|error| with_suggestion(error, &client, self.common, name))?;
-        answer.json().map(Some)
+        connection(&client(self.common)?, self.common, name).map(Some)
     }
 }
 

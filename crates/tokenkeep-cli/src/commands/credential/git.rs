@@ -5,11 +5,11 @@
 
 use super::{host_of, labelled_with_host, names_host, read_input, unix_seconds};
 use crate::api::guard::is_loopback;
-use crate::api::json::{ConnectionJson, TokenJson};
+use crate::api::json::TokenJson;
 use crate::cli::{Common, target};
-use crate::client::{Request, TIMEOUT};
+use crate::client::TIMEOUT;
 use crate::commands::token::{self, Wanted};
-use crate::commands::{client, refresh, with_suggestion};
+use crate::commands::{client, connection, refresh};
 use crate::error::{CliError, Exit};
 use crate::output;
 use clap::Args;
@@ -141,11 +141,7 @@ fn choose(common: &Common, args: &GitArgs, ask: &Ask<'_>) -> Result<Option<Strin
     let Some(name) = &args.connection else {
         return Ok(labelled_with_host(common, HOST_LABEL, host)?.map(|connection| connection.name));
     };
-    let client = client(common)?;
-    let answer = client
-        .get(&target(&common.namespace, name, ""))
-        .map_err(|error| with_suggestion(error, &client, common, name))?;
-    let connection: ConnectionJson = answer.json()?;
+    let connection = connection(&client(common)?, common, name)?;
     let is_meant = connection.labels.get(HOST_LABEL).is_none_or(|hosts| names_host(hosts, host));
     Ok(is_meant.then_some(connection.name))
 }
@@ -171,12 +167,8 @@ fn erase(common: &Common, args: &GitArgs, ask: &Ask<'_>) -> Result<(), CliError>
     let Some(refused) = ask.refused else { return Ok(()) };
     let Some(name) = choose(common, args, ask)? else { return Ok(()) };
     let body = json!({"rejected": tokenkeep::fingerprint(refused)}).to_string();
-    let answer = client(common)?.send(Request {
-        method: "POST",
-        target: &target(&common.namespace, &name, "/refresh"),
-        body: Some(("application/json", body.as_bytes())),
-        timeout: TIMEOUT,
-    })?;
+    let target = target(&common.namespace, &name, "/refresh");
+    let answer = client(common)?.post_json(&target, body.as_bytes(), TIMEOUT)?;
     refresh::check(answer.status, &answer.json()?)
 }
 

@@ -6,8 +6,7 @@ pub mod kube;
 
 use super::client;
 use crate::api::json::{ConnectionJson, parse_time};
-use crate::cli::Common;
-use crate::client::encode;
+use crate::cli::{Common, listing};
 use crate::error::{CliError, Exit};
 use clap::{Args, Subcommand};
 use std::io::Read as _;
@@ -68,8 +67,7 @@ fn read_input() -> Result<Zeroizing<String>, CliError> {
 
 /// The connections of the namespace that have this label, with its value.
 fn labelled(common: &Common, label: &str) -> Result<Vec<(ConnectionJson, String)>, CliError> {
-    let all: Vec<ConnectionJson> =
-        client(common)?.pages(&format!("/v1/connections?namespace={}", encode(&common.namespace)))?;
+    let all: Vec<ConnectionJson> = client(common)?.pages(&listing(&common.namespace))?;
     let value = |connection: &ConnectionJson| connection.labels.get(label).cloned();
     Ok(all.into_iter().filter_map(|connection| value(&connection).map(|value| (connection, value))).collect())
 }

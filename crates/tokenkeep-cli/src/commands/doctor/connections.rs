@@ -2,7 +2,7 @@
 
 use super::{Check, Verdict};
 use crate::api::json::{ConnectionJson, Page, SummaryJson};
-use crate::cli::{shown, target};
+use crate::cli::{listing, shown, target};
 use crate::client::{Client, encode};
 use crate::error::CliError;
 use tokenkeep_core::model::Status;
@@ -27,7 +27,7 @@ pub fn checks(client: &Client, namespace: &str, ask_providers: bool) -> Vec<Chec
 
 /// What providers that can be asked say about the access tokens of the first fresh connections.
 fn introspected(client: &Client, namespace: &str) -> Result<Vec<Check>, CliError> {
-    let target = format!("/v1/connections?namespace={}&status=fresh&limit={TOLD_MAX}", encode(namespace));
+    let target = format!("{}&status=fresh&limit={TOLD_MAX}", listing(namespace));
     let page: Page<ConnectionJson> = client.get(&target)?.json()?;
     Ok(page.items.iter().filter_map(|connection| introspection(client, connection)).collect())
 }
@@ -56,12 +56,11 @@ struct Introspected {
 }
 
 fn look(client: &Client, namespace: &str) -> Result<Vec<Check>, CliError> {
-    let space = encode(namespace);
-    let summary: SummaryJson = client.get(&format!("/v1/summary?namespace={space}"))?.json()?;
+    let summary: SummaryJson = client.get(&format!("/v1/summary?namespace={}", encode(namespace)))?.json()?;
     let mut checks = vec![counts(&summary)];
     for statuses in [&FAULTS[..], &NOTES] {
         let names: Vec<&str> = statuses.iter().map(|status| status.as_str()).collect();
-        let target = format!("/v1/connections?namespace={space}&status={}&limit={TOLD_MAX}", names.join(","));
+        let target = format!("{}&status={}&limit={TOLD_MAX}", listing(namespace), names.join(","));
         let page: Page<ConnectionJson> = client.get(&target)?.json()?;
         checks.extend(page.items.iter().map(one));
     }

@@ -61,13 +61,13 @@ impl Fleet {
                 self.wanted = Wanted::All;
                 self.trouble = None;
             }
-            News::Lost(why) => self.trouble(why.report().lines().next().unwrap_or_default()),
+            News::Lost(why) => self.trouble(why.cause()),
         }
     }
 
     /// What is shown may be old, because of this.
     pub fn trouble(&mut self, why: &str) {
-        self.trouble = Some(why.trim_start_matches("error: ").to_owned());
+        self.trouble = Some(why.to_owned());
     }
 
     /// Why what is shown may be old.

@@ -6,8 +6,8 @@
 use super::fleet::{Fetched, Fleet, WATCHED_MAX, Wanted, troubled};
 use super::screen::Screen;
 use super::{StatusArgs, counts, detail};
-use crate::api::json::{ConnectionJson, EventJson, Page};
-use crate::cli::{Common, shown, target};
+use crate::api::json::{ConnectionJson, EventJson};
+use crate::cli::{Common, listing, shown, target};
 use crate::client::follow::{Follower, News};
 use crate::client::{Client, encode};
 use crate::commands::{events, exit_of, list, with_suggestion};
@@ -108,25 +108,12 @@ impl Whose {
 
     /// Those in trouble first, then the others, up to the limit.
     fn all(&self) -> Result<Vec<ConnectionJson>, CliError> {
-        let namespace = encode(&self.common.namespace);
-        let mut found = self.pages(&format!("/v1/connections?namespace={namespace}&status={}", troubled()))?;
+        let listing = listing(&self.common.namespace);
+        let mut found: Vec<ConnectionJson> =
+            self.client.pages_until(&format!("{listing}&status={}", troubled()), WATCHED_MAX)?;
         let known: BTreeSet<String> = found.iter().map(|connection| connection.name.clone()).collect();
-        let others = self.pages(&format!("/v1/connections?namespace={namespace}"))?;
+        let others: Vec<ConnectionJson> = self.client.pages_until(&listing, WATCHED_MAX)?;
         found.extend(others.into_iter().filter(|connection| !known.contains(&connection.name)));
-        Ok(found)
-    }
-
-    fn pages(&self, target: &str) -> Result<Vec<ConnectionJson>, CliError> {
-        let mut found = Vec::new();
-        let mut cursor = String::new();
-        while found.len() < WATCHED_MAX {
-            let page: Page<ConnectionJson> = self.client.get(&format!("{target}&limit=1000{cursor}"))?.json()?;
-            found.extend(page.items);
-            match page.next_cursor {
-                Some(next) => cursor = format!("&cursor={}", encode(&next)),
-                None => break,
-            }
-        }
         Ok(found)
     }
 
@@ -241,7 +228,7 @@ impl Watch {
             Err(error) => {
                 self.fetch_from = Instant::now() + DRAW_EVERY;
                 self.fleet.want_all();
-                self.fleet.trouble(error.report().lines().next().unwrap_or_default());
+                self.fleet.trouble(error.cause());
             }
         }
         Ok(())
