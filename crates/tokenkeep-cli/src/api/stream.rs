@@ -6,8 +6,8 @@
 //! stored.
 //!
 //! Attempts end side by side, so events are published out of order; the store has them in order. One [`Feed`], which
-//! lives while there are readers, brings them into order, writes each as text once, and counts the fleet once a
-//! second, for all readers together. A reader that finds a gap reads the store.
+//! lives while there are readers, brings them into order and writes each as text once, for all readers together. A reader
+//! that finds a gap reads the store. One [`Fleet`], which lives while there are readers of summaries, counts once a second.
 
 use super::Api;
 use super::events::EVENT_NUMBER;
@@ -42,7 +42,7 @@ pub const FEED_BEHIND_MAX: usize = 1024;
 pub const CATCH_UP_MAX: u64 = 10_000;
 /// A stream that has nothing to say says so this often, with a comment line.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
-/// How often the fleet is counted while somebody reads.
+/// How often the fleet is counted while somebody reads summaries.
 pub const SUMMARY_EVERY: Duration = Duration::from_secs(1);
 /// The pause before a store is asked again that could not be read.
 const STORE_RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -51,6 +51,7 @@ const STORE_RETRY_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Streams {
     feed: Arc<Mutex<Weak<Feed>>>,
+    fleet: Arc<Mutex<Weak<Fleet>>>,
     seats: Arc<Semaphore>,
     /// True when streams are to end: before the engine does, so that nobody waits for them.
     stop: watch::Receiver<bool>,
@@ -60,18 +61,18 @@ impl Streams {
     /// Without readers yet. Streams end when `stop` turns true.
     #[must_use]
     pub fn new(stop: watch::Receiver<bool>) -> Self {
-        Self { feed: Arc::default(), seats: Arc::new(Semaphore::new(READERS_MAX)), stop }
+        Self { feed: Arc::default(), fleet: Arc::default(), seats: Arc::new(Semaphore::new(READERS_MAX)), stop }
     }
+}
 
-    /// The feed of the readers that there are, else a new one.
-    fn feed(&self, keep: &TokenKeep) -> Arc<Feed> {
-        let mut feed = self.feed.lock().unwrap_or_else(PoisonError::into_inner);
-        feed.upgrade().unwrap_or_else(|| {
-            let started = Arc::new(Feed::start(keep));
-            *feed = Arc::downgrade(&started);
-            started
-        })
-    }
+/// What the readers that there are share, else a new one.
+fn shared<T>(place: &Mutex<Weak<T>>, start: impl FnOnce() -> T) -> Arc<T> {
+    let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+    place.upgrade().unwrap_or_else(|| {
+        let started = Arc::new(start());
+        *place = Arc::downgrade(&started);
+        started
+    })
 }
 
 /// What all readers get, made once. It works until the last reader drops it.
@@ -81,9 +82,15 @@ struct Feed {
     events: broadcast::Sender<Told>,
     /// The newest event that was sent to `events`.
     position: Arc<AtomicU64>,
+    work: AbortHandle,
+}
+
+/// What the readers of summaries get, counted once. It works until the last of them drops it.
+#[derive(Debug)]
+struct Fleet {
     /// The newest summary of the fleet, as text; empty before the first.
     summary: watch::Sender<Arc<str>>,
-    work: [AbortHandle; 2],
+    work: AbortHandle,
 }
 
 /// An event, and what it is called in the stream.
@@ -95,22 +102,32 @@ struct Told {
 
 impl Feed {
     fn start(keep: &TokenKeep) -> Self {
-        let (events, summary) = (broadcast::channel(FEED_BEHIND_MAX).0, watch::Sender::new(Arc::from("")));
+        let events = broadcast::channel(FEED_BEHIND_MAX).0;
         // The order matters: what is published from here on is heard.
         let news = keep.subscribe();
         let position = Arc::new(AtomicU64::new(keep.last_event_id()));
         let ordering = bring_into_order(keep.clone(), news, events.clone(), Arc::clone(&position));
-        let work = [
-            tokio::spawn(ordering).abort_handle(),
-            tokio::spawn(count_the_fleet(keep.clone(), summary.clone())).abort_handle(),
-        ];
-        Self { events, position, summary, work }
+        Self { events, position, work: tokio::spawn(ordering).abort_handle() }
     }
 }
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        self.work.iter().for_each(AbortHandle::abort);
+        self.work.abort();
+    }
+}
+
+impl Fleet {
+    fn start(keep: &TokenKeep) -> Self {
+        let summary = watch::Sender::new(Arc::from(""));
+        let work = tokio::spawn(count_the_fleet(keep.clone(), summary.clone())).abort_handle();
+        Self { summary, work }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        self.work.abort();
     }
 }
 
@@ -302,6 +319,8 @@ struct Reader {
     live: broadcast::Receiver<Told>,
     steps: Option<broadcast::Receiver<Arc<Progress>>>,
     summary: Option<watch::Receiver<Arc<str>>>,
+    /// Where the summaries come from.
+    _fleet: Option<Arc<Fleet>>,
     stop: watch::Receiver<bool>,
     /// Everything up to this event has been told.
     position: u64,
@@ -322,7 +341,8 @@ enum Heard {
 impl Reader {
     async fn start(api: &Api, wanted: Wanted, seat: OwnedSemaphorePermit) -> Result<Self, Error> {
         let keep = api.keep.clone();
-        let feed = api.streams.feed(&keep);
+        let feed = shared(&api.streams.feed, || Feed::start(&keep));
+        let fleet = wanted.kinds.summaries.then(|| shared(&api.streams.fleet, || Fleet::start(&keep)));
         let live = feed.events.subscribe();
         let newest = feed.position.load(Ordering::Acquire);
         let place = place(wanted.after, newest, &stored_from(&keep, wanted.after).await?);
@@ -330,7 +350,8 @@ impl Reader {
         let mut reader = Self {
             live,
             steps: wanted.kinds.steps.then(|| keep.subscribe_progress()),
-            summary: wanted.kinds.summaries.then(|| feed.summary.subscribe()),
+            summary: fleet.as_ref().map(|fleet| fleet.summary.subscribe()),
+            _fleet: fleet,
             stop: api.streams.stop.clone(),
             position,
             is_behind: position < newest,
@@ -389,7 +410,7 @@ impl Reader {
         let summary = async {
             match &mut self.summary {
                 Some(summary) => {
-                    // The sender lives in `feed`.
+                    // The sender lives in `_fleet`.
                     let _ = summary.changed().await;
                     Arc::clone(&summary.borrow_and_update())
                 }

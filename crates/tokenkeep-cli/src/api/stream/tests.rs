@@ -15,6 +15,7 @@ const WITHIN: Duration = Duration::from_secs(20);
 
 struct House {
     keep: TokenKeep,
+    streams: Streams,
     stop: watch::Sender<bool>,
     app: Router,
     _folder: TempDir,
@@ -35,13 +36,14 @@ async fn house() -> House {
         keep.import(import).await.unwrap();
     }
     let (stop, stopped) = watch::channel(false);
+    let streams = Streams::new(stopped);
     let app = super::super::whole(Api {
         keep: keep.clone(),
-        streams: Streams::new(stopped),
+        streams: streams.clone(),
         config: Arc::default(),
         sign_ins: crate::api::oauth::SignIns::default(),
     });
-    House { keep, stop, app, _folder: folder }
+    House { keep, streams, stop, app, _folder: folder }
 }
 
 fn named(name: &str) -> ConnectionKey {
@@ -212,19 +214,32 @@ async fn summaries_come_when_they_changed_and_to_who_reads_everything() {
 }
 
 #[tokio::test]
-async fn the_feed_lives_while_there_are_readers() {
+async fn feed_and_count_live_while_there_are_readers() {
     let house = house().await;
     let streams = Streams::new(house.stop.subscribe());
-    let first = streams.feed(&house.keep);
-    assert!(Arc::ptr_eq(&first, &streams.feed(&house.keep)));
-    let work = first.work.clone();
-    drop(first);
+    let feed = || shared(&streams.feed, || Feed::start(&house.keep));
+    let fleet = || shared(&streams.fleet, || Fleet::start(&house.keep));
+    let (first, counted) = (feed(), fleet());
+    assert!(Arc::ptr_eq(&first, &feed()) && Arc::ptr_eq(&counted, &fleet()));
+    let work = [first.work.clone(), counted.work.clone()];
+    drop((first, counted));
     let ended = async {
         while !work.iter().all(AbortHandle::is_finished) {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(WITHIN, ended).await.expect("nobody reads, nobody works");
+}
+
+#[tokio::test]
+async fn the_fleet_is_counted_for_readers_of_summaries_alone() {
+    let house = house().await;
+    let mut events = house.read("?kinds=event,step", None).await;
+    events.next("hello").await;
+    assert!(house.streams.fleet.lock().unwrap().upgrade().is_none());
+    let mut summaries = house.read("?kinds=summary", None).await;
+    summaries.next("summary").await;
+    assert!(house.streams.fleet.lock().unwrap().upgrade().is_some());
 }
 
 #[tokio::test]
