@@ -1,12 +1,12 @@
 //! `tokenkeep backup`: one sealed file with everything but the master key.
 
 use super::client;
+use super::new_file::{self, Existing};
 use crate::cli::Common;
 use crate::client::{Client, Received};
 use crate::error::{CliError, Exit};
 use crate::output::say;
 use clap::Args;
-use std::fs::File;
 use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -45,16 +45,12 @@ pub fn run(common: &Common, args: &BackupArgs) -> Result<Exit, CliError> {
     if output.symlink_metadata().is_ok() {
         return Err(exists(output));
     }
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // Mode 0600, and gone unless it is kept at the end.
-    let mut draft = tempfile::Builder::new().prefix(".tokenkeep-backup-").tempfile_in(folder).map_err(failed)?;
+    let mut draft = new_file::draft(output).map_err(failed)?;
     let bytes = receive(&client, &mut draft, failed)?;
-    draft.as_file().sync_all().map_err(failed)?;
-    draft.persist_noclobber(output).map_err(|error| match error.error.kind() {
+    new_file::keep(draft, output, Existing::Keep).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => exists(output),
-        _ => failed(error.error),
+        _ => failed(error),
     })?;
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
     say!("wrote {bytes} bytes to {}; they open only with the master key, which is not in them", output.display());
     Ok(Exit::Ok)
 }

@@ -1,11 +1,11 @@
 //! `tokenkeep export NAME`: the whole token set, as a token file. It asks first.
 
+use super::new_file::{self, Existing};
 use super::{client, confirm, with_suggestion};
 use crate::cli::{Common, shown, target};
 use crate::error::{CliError, Exit};
 use crate::output::{self, say};
 use clap::Args;
-use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
@@ -33,13 +33,6 @@ pub struct ExportArgs {
     /// Do not ask
     #[arg(long, short)]
     pub yes: bool,
-}
-
-/// What becomes of a file that is there already.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Existing {
-    Keep,
-    Replace,
 }
 
 /// Prints the token set, or writes it into a file.
@@ -91,29 +84,16 @@ fn may_be_written(path: &Path, existing: Existing) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A new file beside `path`, mode 0600, that is gone again unless it is kept.
 fn draft(path: &Path) -> Result<NamedTempFile, CliError> {
-    NamedTempFile::new_in(folder_of(path)).map_err(|error| unwritable(path, &error))
+    new_file::draft(path).map_err(|error| unwritable(path, &error))
 }
 
-/// Durable before it has its name, so nobody ever sees half of it.
 fn keep(mut draft: NamedTempFile, text: &[u8], path: &Path, existing: Existing) -> Result<(), CliError> {
-    let unwritable = |error: io::Error| unwritable(path, &error);
-    draft.write_all(text).map_err(unwritable)?;
-    draft.as_file().sync_all().map_err(unwritable)?;
-    let kept = match existing {
-        Existing::Replace => draft.persist(path),
-        Existing::Keep => draft.persist_noclobber(path),
-    };
-    kept.map_err(|failed| match failed.error.kind() {
+    let kept = draft.write_all(text).and_then(|()| new_file::keep(draft, path, existing));
+    kept.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => is_there(path),
-        _ => unwritable(failed.error),
-    })?;
-    File::open(folder_of(path)).and_then(|folder| folder.sync_all()).map_err(unwritable)
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+        _ => unwritable(path, &error),
+    })
 }
 
 fn is_there(path: &Path) -> CliError {

@@ -16,6 +16,7 @@ pub mod list;
 pub mod man;
 pub mod master_key;
 pub mod mock_provider;
+pub mod new_file;
 pub mod pause;
 pub mod providers;
 pub mod ready;
