@@ -493,6 +493,28 @@ fn reconnecting_keeps_name_and_history_and_refuses_another_account() {
 }
 
 #[test]
+fn connections_that_share_one_grant_are_named() {
+    let oidc = Oidc::with_pages(&pages());
+    let sections: String =
+        ["op", "op2"].map(|name| section(name, &oidc, ClientKind::Public) + "one_grant = true\n").concat();
+    let installation = installation(&oidc, &sections);
+    let world = World { daemon: installation.start(), installation, browser: Browser::start(), oidc };
+    world.connect();
+    let alone = world.installation.run(&["status", NAME]).expect_code(0);
+    assert!(!alone.stdout.contains("one grant"), "{}", alone.stdout);
+
+    let mut arguments = SignIn::arguments("op2", &["--no-browser"]);
+    arguments[1] = "wiki";
+    let mut process = world.installation.spawn(&arguments);
+    let url = line_after(&mut process, OPEN);
+    world.browser.profile(Scripts::Run).visit(Visit::new(&url, "anna"));
+    let ran = process.finish(ENDS_WITHIN).expect_code(0);
+    assert!(ran.stderr.contains(&format!("it is one grant at op2 with {NAME}")), "{}", ran.stderr);
+    let shared = world.installation.run(&["status", NAME]).expect_code(0);
+    assert!(shared.stdout.contains("one grant with      wiki\n"), "{}", shared.stdout);
+}
+
+#[test]
 fn denied_consent_ends_with_a_sentence() {
     let world = World::new(ClientKind::Public);
     let before = world.connect();

@@ -221,6 +221,7 @@ pub static PRESETS: [Preset; 30] = [
             idle_life: days(90),
             absolute_life: days(365),
             rotation_ends_access_after: seconds(600),
+            one_grant: true,
             ..RULES
         },
         notes: &[
@@ -322,10 +323,17 @@ pub static PRESETS: [Preset; 30] = [
         identity: Some(Identity { url: "https://openidconnect.googleapis.com/v1/userinfo", fields: &["sub"] }),
         any_loopback: true,
         api_hosts: &["*.googleapis.com"],
-        rules: Rules { rotation: Rotation::Persistent, access_life: seconds(3599), idle_life: days(180), ..RULES },
+        rules: Rules {
+            rotation: Rotation::Persistent,
+            access_life: seconds(3599),
+            idle_life: days(180),
+            one_grant: true,
+            ..RULES
+        },
         notes: &[
             "An answer to a refresh has no refresh token: the one in hand stays.",
             "A refresh token is issued at the first consent only, unless prompt=consent asks again.",
+            "All refresh tokens of one account and client are one grant: revoking one ends them all.",
             "While the application is in status Testing, refresh tokens end after 7 days.",
             "Beyond 50 to 100 refresh tokens for one account and client, the oldest end silently.",
         ],

@@ -76,6 +76,10 @@ catalogue! {
         "Sign in again: `tokenkeep connect NAME`, or give a new token set to `tokenkeep import NAME`.";
     NoRefreshToken = "no_refresh_token", "The access token ends and there is no refresh token to renew it with.",
         "Sign in again and ask for offline access (for example the scope offline_access): `tokenkeep connect NAME`.";
+    ConsentEnding = "consent_ending", "The consent ends soon, and no refresh puts that off.",
+        "Sign in again before it ends: `tokenkeep connect NAME`.";
+    RefreshTokenEnding = "refresh_token_ending", "The refresh token ends soon, and no refresh has put that off.",
+        "Sign in again before it ends: `tokenkeep connect NAME`. Where refreshes are paused or held, `tokenkeep resume NAME` may do.";
     InvalidClient = "invalid_client", "The provider does not accept our client id, secret, or the way they are sent.",
         "Check client_id, client_secret and client_auth of this provider in the configuration; a reload (SIGHUP) of a mended one releases it at once. If the mistake was the provider's, `tokenkeep resume NAME`.";
     UnauthorizedClient = "unauthorized_client", "The provider does not let this client use this kind of grant.",

@@ -11,6 +11,7 @@
 
 pub mod catalogue;
 pub mod classify;
+pub mod deadline;
 pub mod event;
 pub mod failure;
 pub mod lifecycle;

@@ -1,6 +1,7 @@
 //! What a connection becomes: state and outcome in, next state and events out (protocol 2 and 3).
 
 use crate::classify::{Setback, SetbackKind};
+use crate::deadline::Deadline;
 use crate::event::{EventKind, NewEvent};
 use crate::failure::{Failure, FailureCode};
 use crate::model::{Connection, Doubt, DoubtStep, Generation, Hold, LastError, Renewal, State, TokenTimes, Waiting};
@@ -105,7 +106,7 @@ fn counted_from(connection: &Connection, sent_at: Timestamp) -> Timestamp {
 fn times_of(connection: &Connection, sent_at: Timestamp, answer: &TokenAnswer, context: Context<'_>) -> TokenTimes {
     let known = answer.expires_in;
     let life = known.or(context.rules.access_life).or(connection.times.lifetime).unwrap_or(LIFETIME_ASSUMED);
-    let idle_life = [context.rules.idle_life, answer.refresh_expires_in].into_iter().flatten().min();
+    let (refresh_end, idle_life) = refresh_end(&connection.times, sent_at, answer, context.rules);
     let bounds = Bounds { refresh_in: answer.refresh_in, idle_life };
     let window = schedule::window(sent_at, life, context.policy.refresh_threshold, bounds);
     TokenTimes {
@@ -114,9 +115,68 @@ fn times_of(connection: &Connection, sent_at: Timestamp, answer: &TokenAnswer, c
         lifetime: Some(life),
         lifetime_learned: known.is_none(),
         planned_at: schedule::planned(window, life, context.now, context.draw),
-        refresh_expires_at: idle_life.map(|idle| sent_at + idle).or(connection.times.refresh_expires_at),
-        consent_expires_at: connection.times.consent_expires_at,
+        refresh_end,
+        consent_end: connection.times.consent_end,
     }
+}
+
+/// When the refresh token ends after `answer`, and the life that each refresh gives it anew. An end that the provider
+/// states again without putting it off stands: only a human does, so it hurries no refresh.
+fn refresh_end(
+    before: &TokenTimes,
+    sent_at: Timestamp,
+    answer: &TokenAnswer,
+    rules: &Rules,
+) -> (Option<Deadline>, Option<Duration>) {
+    let Some(life) = shorter(rules.idle_life, answer.refresh_expires_in) else { return (before.refresh_end, None) };
+    let at = sent_at + life;
+    let put_off_to = |end: Deadline| at > end.at + before.issued_at.until(sent_at) / 2;
+    match before.refresh_end {
+        Some(end) if !put_off_to(end) => (Some(Deadline { at, ..end }), rules.idle_life),
+        _ => (Some(Deadline::set(sent_at, at)), Some(life)),
+    }
+}
+
+fn shorter(one: Option<Duration>, other: Option<Duration>) -> Option<Duration> {
+    one.into_iter().chain(other).min()
+}
+
+/// When people are next to be told of an end of this connection.
+#[must_use]
+pub fn next_warning(connection: &Connection) -> Option<Timestamp> {
+    if matches!(connection.state, State::NeedsReauth { .. }) {
+        return None;
+    }
+    let ends = [connection.times.refresh_end, connection.times.consent_end];
+    ends.into_iter().flatten().filter_map(|end| end.next_mark()).min()
+}
+
+/// The connection after all that is to be told of its ends until `now` has been told, and the event that tells it.
+#[must_use]
+pub fn warned(connection: &Connection, now: Timestamp) -> (Connection, Option<NewEvent>) {
+    let mut next = connection.clone();
+    if next_warning(connection).is_none() {
+        return (next, None);
+    }
+    let mut nearest: Option<(Deadline, FailureCode)> = None;
+    for (end, code) in [
+        (&mut next.times.consent_end, FailureCode::ConsentEnding),
+        (&mut next.times.refresh_end, FailureCode::RefreshTokenEnding),
+    ] {
+        let Some(end) = end.as_mut().filter(|end| end.next_mark().is_some_and(|mark| mark <= now)) else { continue };
+        *end = end.told(now);
+        if end.at > now && nearest.is_none_or(|(other, _)| end.at < other.at) {
+            nearest = Some((*end, code));
+        }
+    }
+    let event = nearest.map(|(end, code)| {
+        let days = end.days_left(now);
+        let in_days = if days == 1 { "in 1 day".to_owned() } else { format!("in {days} days") };
+        let message = code.sentence().replacen("soon", &in_days, 1);
+        let data = format!(r#"{{"days_left":{days}}}"#);
+        NewEvent { code: Some(code), data, ..NewEvent::new(EventKind::Expiring, now, Some(&connection.key), message) }
+    });
+    (next, event)
 }
 
 /// An attempt brought no token set. `sent_at` is when its request was (or may have been) sent.
@@ -299,6 +359,10 @@ pub struct Brought {
     pub expires_in: Option<Duration>,
     /// Whether there is a refresh token.
     pub has_refresh_token: bool,
+    /// How long that lives.
+    pub refresh_expires_in: Option<Duration>,
+    /// When a human gave the consent, where that is known.
+    pub consented_at: Option<Timestamp>,
     /// Many come at once: their first refreshes are spread over the whole time they have.
     pub in_bulk: bool,
 }
@@ -314,7 +378,8 @@ pub fn brought(brought: Brought, context: Context<'_>) -> (TokenTimes, Timestamp
     let remaining = brought.expires_at.map(|end| now.until(end));
     let life =
         said.into_iter().chain(remaining).max().map(|life| life.clamp(schedule::LIFETIME_MIN, schedule::LIFETIME_MAX));
-    let bounds = Bounds { refresh_in: None, idle_life: context.rules.idle_life };
+    let refresh_life = shorter(context.rules.idle_life, brought.refresh_expires_in);
+    let bounds = Bounds { refresh_in: None, idle_life: refresh_life };
     let issued_at = match (brought.expires_at, life) {
         (Some(end), Some(life)) => (end - life).min(now),
         _ => now,
@@ -338,8 +403,13 @@ pub fn brought(brought: Brought, context: Context<'_>) -> (TokenTimes, Timestamp
         lifetime: life,
         lifetime_learned: brought.expires_in.is_none(),
         planned_at: due_at,
-        refresh_expires_at: context.rules.idle_life.filter(|_| brought.has_refresh_token).map(|idle| issued_at + idle),
-        consent_expires_at: None,
+        refresh_end: refresh_life
+            .filter(|_| brought.has_refresh_token)
+            .map(|life| Deadline::set(issued_at, issued_at + life)),
+        consent_end: brought
+            .consented_at
+            .zip(context.rules.absolute_life)
+            .map(|(at, life)| Deadline::set(at, at + life)),
     };
     (times, due_at)
 }
@@ -388,8 +458,8 @@ mod tests {
                 lifetime: Some(secs(3600)),
                 lifetime_learned: false,
                 planned_at: T0 + secs(2500),
-                refresh_expires_at: None,
-                consent_expires_at: None,
+                refresh_end: None,
+                consent_end: None,
             },
             state: State::Claimed {
                 claim: Claim { attempt: AttemptNumber(9), holder, claimed_at: T0 + secs(2500) },
@@ -557,6 +627,77 @@ mod tests {
         assert_eq!(end.next.status(NOW), Status::NeedsReauth);
     }
 
+    const DAY: u64 = 86_400;
+
+    /// What becomes of the end of the refresh token when answers state these lives, one a day.
+    fn ends_after(idle_life_days: Option<u64>, stated_days: &[u64]) -> TokenTimes {
+        let rules = Rules { idle_life: idle_life_days.map(|days| secs(days * DAY)), ..rules("persistent") };
+        let policy = Policy::default();
+        let mut connection = claimed(Waiting::Schedule);
+        for (day, &stated) in (1..).zip(stated_days) {
+            let now = T0 + secs(day * DAY);
+            let answer = TokenAnswer { refresh_expires_in: Some(secs(stated * DAY)), ..token(Some(60 * DAY)) };
+            let context = Context { policy: &policy, rules: &rules, now, draw: 0.5, retry_not_before: T0 };
+            connection = refreshed(&connection, now, &answer, context).next;
+        }
+        connection.times
+    }
+
+    #[test]
+    fn a_life_that_each_refresh_gives_anew_hurries_the_next_and_is_not_told_of() {
+        let times = ends_after(None, &[10, 10, 10]);
+        assert_eq!(times.refresh_end, Some(Deadline::set(T0 + secs(3 * DAY), T0 + secs(13 * DAY))));
+        assert!(times.planned_at <= T0 + secs(8 * DAY), "half of it is the latest");
+    }
+
+    #[test]
+    fn an_end_that_no_refresh_puts_off_hurries_none_and_is_told_of() {
+        let times = ends_after(None, &[40, 39, 38]);
+        let end = Deadline { at: T0 + secs(41 * DAY), told_until: T0 + secs(DAY) + secs(20 * DAY) };
+        assert_eq!(times.refresh_end, Some(end));
+        assert!(times.planned_at > T0 + secs(40 * DAY), "a token of 60 days is renewed by its own end");
+        let idle = ends_after(Some(30), &[40, 39, 38]);
+        assert!(idle.planned_at <= T0 + secs(18 * DAY), "what dies of disuse is used in time all the same");
+    }
+
+    #[test]
+    fn the_end_of_a_consent_is_counted_from_the_sign_in_and_stands() {
+        let rules =
+            Rules { absolute_life: Some(secs(365 * DAY)), idle_life: Some(secs(90 * DAY)), ..rules("grace:600") };
+        let (policy, end) = (Policy::default(), Deadline::set(T0, T0 + secs(365 * DAY)));
+        let context = |now| Context { policy: &policy, rules: &rules, now, draw: 0.5, retry_not_before: T0 };
+        let signed_in = Brought {
+            expires_at: Some(T0 + secs(3600)),
+            has_refresh_token: true,
+            consented_at: Some(T0),
+            ..Brought::default()
+        };
+        let times = brought(signed_in, context(T0)).0;
+        assert_eq!(times.consent_end, Some(end));
+        assert_eq!(times.refresh_end, Some(Deadline::set(T0, T0 + secs(90 * DAY))));
+        assert_eq!(brought(Brought { consented_at: None, ..signed_in }, context(T0)).0.consent_end, None);
+        let mut connection = claimed(Waiting::Schedule);
+        connection.times = times;
+        let next = refreshed(&connection, NOW, &token(Some(3600)), context(NOW)).next;
+        assert_eq!(next.times.consent_end, Some(end), "a refresh does not move it");
+    }
+
+    #[test]
+    fn people_are_told_of_the_nearest_end_in_days() {
+        let mut connection = claimed(Waiting::Schedule);
+        connection.times.consent_end = Some(Deadline { at: NOW + secs(14 * DAY), told_until: T0 });
+        connection.times.refresh_end = Some(Deadline { at: NOW + secs(DAY - 1), told_until: T0 });
+        let (next, told) = warned(&connection, NOW);
+        let told = told.unwrap();
+        assert_eq!((told.code, told.data.as_str()), (Some(FailureCode::RefreshTokenEnding), r#"{"days_left":1}"#));
+        assert_eq!(told.message, "The refresh token ends in 1 day, and no refresh has put that off.");
+        assert_eq!(warned(&next, NOW), (next.clone(), None));
+        assert_eq!(next_warning(&next), Some(NOW + secs(7 * DAY)));
+        assert_eq!(next.sign_in_by(NOW), Some(NOW + secs(DAY - 1)));
+        let (_, after_the_end) = warned(&connection, NOW + secs(15 * DAY));
+        assert_eq!(after_the_end, None, "what has ended is not about to end");
+    }
+
     #[test]
     fn what_is_brought_is_due_by_what_it_says() {
         let (policy, rules) = (Policy::default(), rules("strict"));
@@ -566,7 +707,7 @@ mod tests {
             expires_at: Some(NOW + secs(3600)),
             expires_in: Some(secs(3600)),
             has_refresh_token: true,
-            in_bulk: false,
+            ..Brought::default()
         };
         assert!((secs(2430)..=secs(2970)).contains(&NOW.until(due(full))));
         assert!(NOW.until(due(Brought { in_bulk: true, ..full })) == secs(1485));

@@ -3,6 +3,7 @@
 //! There is no secret in here. The tokens themselves travel beside a [`Connection`], only where
 //! they are needed.
 
+use crate::deadline::Deadline;
 use crate::failure::{Failure, FailureCode};
 use crate::time::Timestamp;
 use std::collections::BTreeMap;
@@ -167,10 +168,10 @@ pub struct TokenTimes {
     pub lifetime_learned: bool,
     /// R: the refresh as drawn when this token set arrived. Retries move the due time, never this.
     pub planned_at: Timestamp,
-    /// The refresh token's sliding or absolute end as the provider states it, if it does.
-    pub refresh_expires_at: Option<Timestamp>,
-    /// The absolute end of the consent: no refresh moves it, only a human does.
-    pub consent_expires_at: Option<Timestamp>,
+    /// The refresh token's end, where the provider or its rules state one; a refresh may put it off.
+    pub refresh_end: Option<Deadline>,
+    /// The end of the consent: no refresh puts it off, only a human does.
+    pub consent_end: Option<Deadline>,
 }
 
 /// A connection's last failed attempt.
@@ -458,6 +459,13 @@ impl Connection {
             Some(hold) => hold.probe_at?,
         };
         (due_at != Timestamp::NEVER).then_some(due_at)
+    }
+
+    /// When a human must have signed in again, where that is near ([`Deadline::is_near`]).
+    #[must_use]
+    pub fn sign_in_by(&self, now: Timestamp) -> Option<Timestamp> {
+        let ends = [self.times.refresh_end, self.times.consent_end].into_iter().flatten();
+        ends.filter(|end| end.is_near(now)).map(|end| end.at).min()
     }
 
     /// The attempt that the latest claim allows.

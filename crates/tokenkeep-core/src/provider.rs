@@ -197,6 +197,8 @@ pub struct Rules {
     pub absolute_life: Option<Duration>,
     /// A rotation ends the old access token after this long.
     pub rotation_ends_access_after: Option<Duration>,
+    /// All sign-ins of one account at one client are one grant: what ends it ends them all.
+    pub one_grant: bool,
 }
 
 impl Rules {
@@ -214,6 +216,7 @@ impl Rules {
         idle_life: None,
         absolute_life: None,
         rotation_ends_access_after: None,
+        one_grant: false,
     };
 
     /// What the first rule that fits an error answer says about it.

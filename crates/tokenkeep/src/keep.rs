@@ -499,6 +499,7 @@ impl TokenKeep {
             expires_in: read.expires_in,
             has_refresh_token: read.tokens.refresh_token.is_some(),
             in_bulk,
+            ..Brought::default()
         };
         let grant = self.new_grant(&provider, import.key, import.labels, brought)?;
         Ok(NewGrant { scopes: read.scopes, tokens: Some(read.tokens), ..grant })
@@ -552,6 +553,8 @@ impl TokenKeep {
             // What the client itself gets, it can get again.
             has_refresh_token: answer.refresh_token.is_some() || renewal.is_by_client(),
             in_bulk: false,
+            refresh_expires_in: answer.refresh_expires_in,
+            consented_at: (!renewal.is_by_client()).then_some(sent_at),
         };
         let grant = self.new_grant(provider, key, labels, brought)?;
         let renewal = if renewal.is_by_client() { renewal } else { grant.renewal };
@@ -563,7 +566,12 @@ impl TokenKeep {
             extra: answer.extra,
         };
         let origin = Origin { account, redirect_uri };
-        self.grant(NewGrant { scopes, renewal, origin, tokens: Some(tokens), ..grant }).await
+        let imported = self.grant(NewGrant { scopes, renewal, origin, tokens: Some(tokens), ..grant }).await?;
+        let connection = imported.connection();
+        for other in self.sharing_grant_with(connection).await? {
+            tracing::warn!(connection = %connection.key, %other, "two connections share one grant of their provider");
+        }
+        Ok(imported)
     }
 
     async fn grant(&self, grant: NewGrant) -> Result<Imported, Error> {
@@ -584,6 +592,29 @@ impl TokenKeep {
 
     pub(crate) fn check_removal(&self, key: &ConnectionKey) -> Result<(), Error> {
         self.inner.declared.check_removal(key)
+    }
+
+    /// The other connections of its grant, where its provider makes one grant of all sign-ins of an account at a client:
+    /// what ends the grant ends them all, and where the refresh token rotates they may end each other.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn sharing_grant_with(&self, connection: &Connection) -> Result<Vec<ConnectionKey>, Error> {
+        let (Some(account), Some(provider)) =
+            (&connection.origin.account, self.inner.engine.provider(&connection.provider))
+        else {
+            return Ok(Vec::new());
+        };
+        if !provider.rules.one_grant {
+            return Ok(Vec::new());
+        }
+        let mut sharing = Vec::new();
+        for name in self.inner.engine.sections_of_client(&provider) {
+            sharing.extend(self.store().of_account(&name, account).await?);
+        }
+        sharing.retain(|key| *key != connection.key);
+        sharing.sort();
+        Ok(sharing)
     }
 
     /// The token set in hand, if there is one.

@@ -9,7 +9,7 @@ use tokenkeep::endpoint::{Channel, Endpoint, Reuse, SendFailure};
 use tokenkeep::journal::{Entry, Journal, JournalError, Slot};
 use tokenkeep::store::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
-    Quota, Store, StoreError, Summary, Work,
+    Quota, Store, StoreError, Summary, Warned, Work,
 };
 use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Hold, Holder};
 use tokenkeep_core::oauth::RawAnswer;
@@ -114,6 +114,14 @@ impl Store for Timed<Arc<dyn Store>> {
             self.watch.whole.fetch_add(nanoseconds(claimed_at.elapsed()), Ordering::Relaxed);
         }
         committed
+    }
+
+    async fn warn_due(&self, now: Timestamp) -> Result<Warned, StoreError> {
+        self.inner.warn_due(now).await
+    }
+
+    async fn of_account(&self, provider: &str, account: &str) -> Result<Vec<ConnectionKey>, StoreError> {
+        self.inner.of_account(provider, account).await
     }
 
     async fn get(&self, key: &ConnectionKey) -> Result<Option<Connection>, StoreError> {

@@ -119,9 +119,14 @@ impl Machine {
     /// A machine whose every chance is decided by `seed`.
     #[must_use]
     pub fn new(seed: u64, workers: u32, sabotage: Sabotage) -> Self {
-        let provider = MockProvider::new(ProviderConfig { seed, ..ProviderConfig::default() });
+        Self::at(ProviderConfig { seed, ..ProviderConfig::default() }, workers, sabotage)
+    }
+
+    /// A machine that has to do with a provider like this.
+    #[must_use]
+    pub fn at(provider: ProviderConfig, workers: u32, sabotage: Sabotage) -> Self {
         Self {
-            world: World::new(seed, provider),
+            world: World::new(provider.seed, MockProvider::new(provider)),
             store: Arc::new(MemoryStore::new()),
             disk: Arc::default(),
             workers,
@@ -187,7 +192,9 @@ impl Machine {
         let name = class.replace(':', "-");
         let url = format!("https://{name}.example/token").parse().expect("a well-formed address");
         let client = Client { id: "mock-client".into(), secret: Some(Secret::new("mock-secret")) };
-        Provider::new(name, url, client, Rules { rotation, ..Rules::default() })
+        let mut provider = Provider::new(name, url, client, Rules { rotation, ..Rules::default() });
+        provider.sign_in.authorize_url = Some(provider.token_url.join("authorize").expect("a well-formed address"));
+        provider
     }
 
     /// A grant at the provider, and the import of its token set. `life_s: None` leaves `expires_in` out.

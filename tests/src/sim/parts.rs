@@ -8,7 +8,7 @@ use tokenkeep::journal::{Entry, Journal, JournalError, Slot};
 use tokenkeep::store::memory::MemoryStore;
 use tokenkeep::store::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
-    Quota, Store, StoreError, Summary, Work,
+    Quota, Store, StoreError, Summary, Warned, Work,
 };
 use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Hold, Holder};
 use tokenkeep_core::oauth::RawAnswer;
@@ -107,6 +107,14 @@ impl Store for SimStore {
         let committed = self.write(self.durable.commit(commit)).await?;
         self.world.note(&line);
         Ok(committed)
+    }
+
+    async fn warn_due(&self, now: Timestamp) -> Result<Warned, StoreError> {
+        self.write(self.durable.warn_due(now)).await
+    }
+
+    async fn of_account(&self, provider: &str, account: &str) -> Result<Vec<ConnectionKey>, StoreError> {
+        self.durable.of_account(provider, account).await
     }
 
     async fn get(&self, key: &ConnectionKey) -> Result<Option<Connection>, StoreError> {

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokenkeep::store::{EventKind, EventQuery, ListQuery};
+use tokenkeep::connect::Connect;
+use tokenkeep::store::{Event, EventKind, EventQuery, ListQuery};
 use tokenkeep::{Changes, Config, Imported, Provider, TokenKeep};
 use tokenkeep_core::Secret;
 use tokenkeep_core::model::{Connection, ConnectionKey, Status};
 use tokenkeep_core::oauth::request::Client;
-use tokenkeep_mock::GrantLedger;
+use tokenkeep_core::provider::Rules;
+use tokenkeep_mock::{Decision, GrantLedger, ProviderConfig};
+use url::Url;
 
 use super::Machine;
 use super::parts::Sabotage;
@@ -44,6 +47,14 @@ impl Scene {
         Self::of(machine, 0, providers).await
     }
 
+    /// At a provider like `provider`, which is configured with these rules for each class.
+    pub async fn at(provider: ProviderConfig, rules: impl Fn(&mut Rules)) -> Self {
+        let machine = Machine::at(provider, 1, Sabotage::None);
+        let mut providers = machine.providers();
+        providers.iter_mut().for_each(|provider| rules(&mut provider.rules));
+        Self::of(machine, 0, providers).await
+    }
+
     async fn of(machine: Machine, process: u64, providers: Vec<Provider>) -> Self {
         let engine = machine.engine_with(process, providers);
         let keep = TokenKeep::on_engine(engine).await.expect("the memory store can be used");
@@ -68,6 +79,21 @@ impl Scene {
         assert!(matches!(imported, Imported::Created(_)), "{imported:?}");
     }
 
+    /// A person gives consent in a browser, for a connection of this name.
+    pub async fn consent(&self, name: &str, class: &str) -> Connection {
+        let redirect = Url::parse("http://127.0.0.1:1/callback").expect("a well-formed address");
+        let begun = self.keep.connect(Connect::new(key(name), class), &redirect).expect("a sign-in begins");
+        let came_back = {
+            let mut provider = self.machine.provider();
+            let ask = provider.ask(begun.url.query().unwrap_or_default()).expect("a fit request");
+            provider.decide(self.machine.world.now_ms(), &ask, Decision::Allow)
+        };
+        let came_back = Url::parse(&came_back).expect("a well-formed address");
+        let query = came_back.query().unwrap_or_default();
+        let finished = self.keep.finish_sign_in(query, &begun.proof).await.expect("a sign-in ends");
+        finished.imported.connection().clone()
+    }
+
     /// The connection.
     pub async fn get(&self, name: &str) -> Connection {
         self.keep.get(&key(name)).await.expect("it is there")
@@ -90,9 +116,19 @@ impl Scene {
 
     /// How many events of this kind the history has.
     pub async fn told(&self, kind: EventKind) -> usize {
-        let all = EventQuery { limit: 999, ..EventQuery::default() };
-        let events = self.keep.events(&all).await.expect("the history");
-        events.iter().filter(|event| event.event.kind == kind).count()
+        self.events(kind).await.len()
+    }
+
+    /// The events of this kind, oldest first.
+    pub async fn events(&self, kind: EventKind) -> Vec<Event> {
+        let (mut told, mut after) = (Vec::new(), 0);
+        loop {
+            let query = EventQuery { after, limit: 999, ..EventQuery::default() };
+            let page = self.keep.events(&query).await.expect("the history");
+            let Some(last) = page.last() else { return told };
+            after = last.id;
+            told.extend(page.into_iter().filter(|event| event.event.kind == kind));
+        }
     }
 
     /// What the provider knows of the grant behind a connection.

@@ -49,7 +49,9 @@ fn read_list(query: Option<&str>) -> Result<ListQuery, Problem> {
 pub async fn show(State(api): State<Api>, named: Named) -> Result<Json<ConnectionJson>, Problem> {
     let key = named.only()?;
     let connection = api.keep.get(&key).await.map_err(|error| api.problem(&error))?;
-    Ok(Json(with_files(&api, &connection, &api.times())))
+    let sharing = api.keep.sharing_grant_with(&connection).await.map_err(|error| api.problem(&error))?;
+    let shares_grant_with = sharing.iter().map(ToString::to_string).collect();
+    Ok(Json(ConnectionJson { shares_grant_with, ..with_files(&api, &connection, &api.times()) }))
 }
 
 fn with_files(api: &Api, connection: &tokenkeep_core::Connection, times: &Times) -> ConnectionJson {

@@ -99,6 +99,9 @@ pub struct ConnectionJson {
     pub refresh_expires_at: Option<String>,
     /// When the consent ends, where known.
     pub consent_expires_at: Option<String>,
+    /// When somebody must have signed in again; left out until that is near.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign_in_by: Option<String>,
     /// When it last got a token set by refresh.
     pub last_refreshed_at: Option<String>,
     /// Failed attempts since the last success.
@@ -114,6 +117,10 @@ pub struct ConnectionJson {
     /// The token files that are kept for it; left out where there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub token_files: Vec<TokenFileJson>,
+    /// The other connections of its grant: what ends it ends them all. Told of a single connection alone, and left out
+    /// where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shares_grant_with: Vec<String>,
 }
 
 /// A token file that is kept for a connection.
@@ -165,8 +172,9 @@ impl ConnectionJson {
             generation: connection.generation.0,
             access_expires_at: text(connection.times.expires_at),
             refresh_due_at: text(connection.due_at()),
-            refresh_expires_at: text(connection.times.refresh_expires_at),
-            consent_expires_at: text(connection.times.consent_expires_at),
+            refresh_expires_at: text(connection.times.refresh_end.map(|end| end.at)),
+            consent_expires_at: text(connection.times.consent_end.map(|end| end.at)),
+            sign_in_by: text(connection.sign_in_by(times.now)),
             last_refreshed_at: text(refreshed),
             attempts: connection.failures(),
             last_error: last_error(connection, times),
@@ -178,6 +186,7 @@ impl ConnectionJson {
             scopes: connection.scopes.clone(),
             labels: connection.labels.clone(),
             token_files: Vec::new(),
+            shares_grant_with: Vec::new(),
         }
     }
 
@@ -499,8 +508,8 @@ pub(crate) mod tests {
                 lifetime: Some(Duration::from_secs(3600)),
                 lifetime_learned: false,
                 planned_at: now,
-                refresh_expires_at: None,
-                consent_expires_at: None,
+                refresh_end: None,
+                consent_end: None,
             },
             state: State::Ready { due_at: now + Duration::from_secs(2400), waiting: Waiting::Schedule },
             paused: false,

@@ -94,6 +94,11 @@ pub fn run(common: &Common, args: &ConnectArgs) -> Result<Exit, CliError> {
         output::write_json(&connection)?;
     }
     say!("connected {}", shown(&connection.namespace, &connection.name));
+    let sharing = super::connection(&client, common, &args.name)?.shares_grant_with;
+    if !sharing.is_empty() {
+        let (others, provider) = (sharing.join(", "), &args.provider);
+        say!("it is one grant at {provider} with {others}: what ends one (`remove --revoke`) ends all");
+    }
     Ok(Exit::Ok)
 }
 

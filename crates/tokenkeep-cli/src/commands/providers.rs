@@ -42,6 +42,7 @@ struct Row {
     access_life_s: Option<u64>,
     idle_life_s: Option<u64>,
     absolute_life_s: Option<u64>,
+    one_grant: bool,
     api_hosts: &'static [&'static str],
     notes: &'static [&'static str],
     unverified: &'static [&'static str],
@@ -100,6 +101,7 @@ fn row(preset: &Preset) -> Row {
         access_life_s: seconds(rules.access_life),
         idle_life_s: seconds(rules.idle_life),
         absolute_life_s: seconds(rules.absolute_life),
+        one_grant: rules.one_grant,
         api_hosts: preset.api_hosts,
         notes: preset.notes,
         unverified: preset.unverified,
@@ -154,6 +156,7 @@ fn detail(row: &Row) -> String {
         ("access_life", life(row.access_life_s)),
         ("idle_life", life(row.idle_life_s)),
         ("absolute_life", life(row.absolute_life_s)),
+        ("one_grant", if row.one_grant { "for all sign-ins of an account".to_owned() } else { String::new() }),
         ("api_hosts", row.api_hosts.join(", ")),
     ];
     let mut text = String::new();

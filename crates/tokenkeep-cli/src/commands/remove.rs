@@ -1,6 +1,7 @@
 //! `tokenkeep remove NAME`: forgets a connection. It asks first.
 
 use super::{client, confirm, with_suggestion};
+use crate::api::json::ConnectionJson;
 use crate::cli::{Common, shown, target, with};
 use crate::client::{Request, TIMEOUT};
 use crate::error::{CliError, Exit};
@@ -37,8 +38,9 @@ pub fn run(common: &Common, args: &RemoveArgs) -> Result<Exit, CliError> {
     if !args.yes {
         confirm::somebody_is_there(&format!("removing `{name}` cannot be undone"))?;
         // So that a typing error is found before the question, not after it.
-        client.get(&target).map_err(explain)?;
-        if !confirm::ask(&format!("Remove `{name}` and wipe its tokens? This cannot be undone.")) {
+        let connection: ConnectionJson = client.get(&target).map_err(explain)?.json()?;
+        let ends = ends_too(args, &connection.shares_grant_with);
+        if !confirm::ask(&format!("Remove `{name}` and wipe its tokens?{ends} This cannot be undone.")) {
             return Err(CliError::new("nothing was removed"));
         }
     }
@@ -46,4 +48,12 @@ pub fn run(common: &Common, args: &RemoveArgs) -> Result<Exit, CliError> {
     client.send(Request { method: "DELETE", target: &asked, body: None, timeout: TIMEOUT * 5 }).map_err(explain)?;
     say!("{} {name}", if args.revoke { "revoked and removed" } else { "removed" });
     Ok(Exit::Ok)
+}
+
+/// What revoking ends besides.
+fn ends_too(args: &RemoveArgs, sharing: &[String]) -> String {
+    if !args.revoke || sharing.is_empty() {
+        return String::new();
+    }
+    format!(" Revoking also ends {}, which share its grant.", sharing.join(", "))
 }

@@ -86,11 +86,19 @@ fn overview(status: &Status, now_ms: i64, width: Option<usize>) -> String {
             let name = shown(&connection.namespace, &connection.name);
             let _ = write!(text, "\n{name}: {}\n  next: {}\n", error.message, error.next_action);
         }
+        if let Some(by) = &connection.sign_in_by {
+            let (name, when) = (shown(&connection.namespace, &connection.name), relative(Some(by), now_ms));
+            let _ = write!(text, "\n{name}: its grant ends {when}, at {by}\n  next: {}\n", again(&name));
+        }
         for error in connection.token_files.iter().filter_map(|file| file.error.as_ref()) {
             let _ = write!(text, "\n{}: {error}\n", shown(&connection.namespace, &connection.name));
         }
     }
     text
+}
+
+fn again(name: &str) -> String {
+    format!("Sign in again before that: `tokenkeep connect {name}`.")
 }
 
 /// How many there are of each status, and what is next.
@@ -125,10 +133,12 @@ fn detail(connection: &ConnectionJson, now_ms: i64) -> String {
         ("next refresh", time(&connection.refresh_due_at)),
         ("refresh token ends", time(&connection.refresh_expires_at)),
         ("consent ends", time(&connection.consent_expires_at)),
+        ("sign in again by", connection.sign_in_by.as_ref().map(|_| time(&connection.sign_in_by)).unwrap_or_default()),
         ("last refreshed", time(&connection.last_refreshed_at)),
         ("attempts", format!("{} tried, {} succeeded, {} failed", stats.attempted, stats.succeeded, stats.failed)),
         ("scopes", connection.scopes.join(" ")),
         ("labels", labels.join(" ")),
+        ("one grant with", connection.shares_grant_with.join(" ")),
     ];
     let mut text = String::new();
     for (title, value) in lines.iter().filter(|(_, value)| !value.is_empty()) {

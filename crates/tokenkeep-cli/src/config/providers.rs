@@ -44,6 +44,7 @@ pub const KEYS: &[&str] = &[
     "access_life",
     "idle_life",
     "absolute_life",
+    "one_grant",
     "errors",
     "refresh_per_second",
     "refresh_in_flight_max",
@@ -394,6 +395,10 @@ fn rules(section: &Section<'_>, preset: Option<&Preset>) -> Rules {
     rules.access_life = span("access_life", rules.access_life);
     rules.idle_life = span("idle_life", rules.idle_life);
     rules.absolute_life = span("absolute_life", rules.absolute_life);
+    note("one_grant", rules.one_grant.to_string());
+    if let Some(one_grant) = section.read("one_grant", Value::truth) {
+        rules.one_grant = one_grant;
+    }
     if let Some(params) = section.read("token_params", |value| pairs(value, TOKEN_PARAMS_EXPECTED)) {
         rules.token_params = params.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
     }

@@ -38,6 +38,8 @@ pub(crate) use setup::Setup;
 pub const TICK_MIN: Duration = Duration::from_millis(100);
 /// The longest: after a suspend, the timer may be this late.
 pub const TICK_MAX: Duration = Duration::from_secs(30);
+/// How often the store is asked whom to warn of an end.
+pub const WARN_EVERY: Duration = Duration::from_secs(60);
 /// The pause before a store is asked again that could not be used.
 pub const STORE_RETRY_EVERY: Duration = Duration::from_secs(1);
 /// A worker that has not looked at the store for this long is stuck.
@@ -93,6 +95,8 @@ pub struct Engine {
     wake: Notify,
     stop: watch::Sender<bool>,
     looked_at: AtomicI64,
+    /// When somebody may next be to be warned.
+    warn_at: AtomicI64,
     journal_broken: AtomicBool,
     trouble: Mutex<Option<String>>,
     /// Held by a reload.
@@ -161,6 +165,7 @@ impl Engine {
             wake: Notify::new(),
             stop: watch::Sender::new(false),
             looked_at: AtomicI64::new(now.as_millis()),
+            warn_at: AtomicI64::new(now.as_millis()),
             journal_broken: AtomicBool::new(false),
             trouble: Mutex::new(None),
             reloading: tokio::sync::Mutex::default(),
@@ -306,6 +311,7 @@ impl Engine {
                 break;
             }
             self.serve_asks(holder, &mut attempts).await;
+            self.warn().await;
             let pause = self.claim(holder, &mut attempts).await;
             tokio::select! {
                 biased;
@@ -360,6 +366,26 @@ impl Engine {
                 entered.quotas.iter().for_each(|quota| self.due_earlier(&quota.provider, now));
                 STORE_RETRY_EVERY
             }
+        }
+    }
+
+    /// Tells of ends that come near. One worker at a time.
+    async fn warn(&self) {
+        let (now, warn_at) = (self.now(), self.warn_at.load(Ordering::Relaxed));
+        let next = (now + WARN_EVERY).as_millis();
+        if warn_at > now.as_millis()
+            || self.warn_at.compare_exchange(warn_at, next, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        {
+            return;
+        }
+        match self.parts.store.warn_due(now).await {
+            Ok(warned) => {
+                warned.events.into_iter().for_each(|event| self.events.publish(event));
+                if warned.more {
+                    self.warn_at.store(now.as_millis(), Ordering::Relaxed);
+                }
+            }
+            Err(error) => self.store_failed(&error),
         }
     }
 
@@ -603,6 +629,13 @@ impl Engine {
     /// How long after a rotation the old access token still works, where the provider ends it.
     pub(crate) fn ends_after(&self, connection: &Connection) -> Option<Duration> {
         self.provider(&connection.provider)?.rules.rotation_ends_access_after
+    }
+
+    /// The names of the providers that are the same client at the same endpoint, this one's among them.
+    pub(crate) fn sections_of_client(&self, provider: &Provider) -> Vec<String> {
+        let setup = self.setup();
+        let same = |other: &Provider| other.token_url == provider.token_url && other.client.id == provider.client.id;
+        setup.providers.iter().filter(|(_, other)| same(other)).map(|(name, _)| name.clone()).collect()
     }
 
     /// The names of all providers.

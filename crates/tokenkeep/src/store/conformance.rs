@@ -8,6 +8,7 @@
 
 mod claims;
 mod commits;
+mod deadlines;
 mod grants;
 mod model;
 mod providers;
@@ -21,6 +22,7 @@ use super::{
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use tokenkeep_core::deadline::Deadline;
 use tokenkeep_core::model::{
     Connection, ConnectionKey, Generation, Hold, Holder, LastError, Renewal, State, TokenTimes, Waiting,
 };
@@ -35,6 +37,7 @@ pub async fn all(make: impl Fn() -> Arc<dyn Store>) {
     grants::all(&make).await;
     claims::all(&make).await;
     commits::all(&make).await;
+    deadlines::all(&make).await;
     reading::all(&make).await;
     providers::all(&make).await;
 }
@@ -84,8 +87,8 @@ fn times(end: i64) -> TokenTimes {
         lifetime: Some(Duration::from_hours(1)),
         lifetime_learned: false,
         planned_at: at(end / 2),
-        refresh_expires_at: None,
-        consent_expires_at: None,
+        refresh_end: None,
+        consent_end: None,
     }
 }
 

@@ -6,11 +6,13 @@
 use super::rules::{self, Brought};
 use super::{
     CLAIM_BATCH_MAX, ClaimOne, Claimed, Commit, Committed, EVENTS_MAX, Event, EventQuery, FINGERPRINTS_MAX, Flag,
-    Granted, ListQuery, NewEvent, NewGrant, Noted, PAGE_MAX, Quota, Store, StoreError, Summary, Work,
+    Granted, ListQuery, NewEvent, NewGrant, Noted, PAGE_MAX, Quota, Store, StoreError, Summary, WARN_BATCH_MAX, Warned,
+    Work,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokenkeep_core::lifecycle;
 use tokenkeep_core::model::{Connection, ConnectionId, Hold, Holder, State, Waiting};
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::{ConnectionKey, Secret, Timestamp};
@@ -278,6 +280,26 @@ impl Store for MemoryStore {
         Ok(Committed::Applied(Box::new(next), events))
     }
 
+    async fn warn_due(&self, now: Timestamp) -> Result<Warned, StoreError> {
+        let mut contents = self.contents();
+        let is_due = |row: &&mut Row| lifecycle::next_warning(&row.connection).is_some_and(|at| at <= now);
+        let mut told = Vec::new();
+        for row in contents.rows.values_mut().filter(is_due).take(WARN_BATCH_MAX) {
+            let (next, event) = lifecycle::warned(&row.connection, now);
+            row.connection = next;
+            told.push(event);
+        }
+        let more = told.len() == WARN_BATCH_MAX;
+        Ok(Warned { events: told.into_iter().flatten().map(|event| contents.write(event)).collect(), more })
+    }
+
+    async fn of_account(&self, provider: &str, account: &str) -> Result<Vec<ConnectionKey>, StoreError> {
+        let contents = self.contents();
+        let connections = contents.ids.values().filter_map(|id| contents.rows.get(id)).map(|row| &row.connection);
+        let theirs = connections.filter(|c| c.provider == provider && c.origin.account.as_deref() == Some(account));
+        Ok(theirs.take(PAGE_MAX).map(|c| c.key.clone()).collect())
+    }
+
     async fn get(&self, key: &ConnectionKey) -> Result<Option<Connection>, StoreError> {
         let contents = self.contents();
         Ok(contents.row(key).map(|row| contents.shown(&row.connection)))
@@ -416,10 +438,10 @@ fn shifted(stored: &Connection, by_ms: i64) -> Connection {
     let shift = |time: &mut Timestamp| *time = time.shifted(by_ms);
     let times = &mut next.times;
     [&mut times.issued_at, &mut times.planned_at, &mut next.last_success].into_iter().for_each(shift);
-    [&mut times.expires_at, &mut times.refresh_expires_at, &mut times.consent_expires_at]
-        .into_iter()
-        .flatten()
-        .for_each(shift);
+    times.expires_at.iter_mut().for_each(shift);
+    for end in [&mut times.refresh_end, &mut times.consent_end].into_iter().flatten() {
+        [&mut end.at, &mut end.told_until].into_iter().for_each(shift);
+    }
     next.hold.iter_mut().filter_map(|hold| hold.probe_at.as_mut()).for_each(shift);
     next.last_error.iter_mut().for_each(|error| shift(&mut error.at));
     match &mut next.state {

@@ -27,6 +27,8 @@ pub use tokenkeep_core::lifecycle::HoldChange;
 
 /// The most connections that one call of [`Store::claim_due`] claims for one provider.
 pub const CLAIM_BATCH_MAX: usize = 256;
+/// The most connections that one call of [`Store::warn_due`] looks at.
+pub const WARN_BATCH_MAX: usize = 256;
 /// The most rows that one page of a listing holds.
 pub const PAGE_MAX: usize = 1_000;
 /// How many fingerprints of used refresh tokens are kept for each connection.
@@ -211,6 +213,15 @@ pub enum Noted {
     Changed(Vec<Event>),
 }
 
+/// What [`Store::warn_due`] told.
+#[derive(Debug, Default)]
+pub struct Warned {
+    /// The events that it wrote.
+    pub events: Vec<Event>,
+    /// There may be more to tell at once.
+    pub more: bool,
+}
+
 /// What to list.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ListQuery {
@@ -291,6 +302,13 @@ pub trait Store: Send + Sync + 'static {
     /// `(next.generation, attempt)`; no claim is asked for, and it wins over every state. Without tokens: the
     /// claim of this attempt still stands. Running a commit again changes nothing ([`Committed::Superseded`]).
     async fn commit(&self, commit: Commit) -> Result<Committed, StoreError>;
+
+    /// Tells of the ends of at most [`WARN_BATCH_MAX`] connections whose mark has come
+    /// ([`tokenkeep_core::lifecycle::warned`]); no mark is told twice.
+    async fn warn_due(&self, now: Timestamp) -> Result<Warned, StoreError>;
+
+    /// The connections of this account at this provider, at most [`PAGE_MAX`], in the order of namespace and name.
+    async fn of_account(&self, provider: &str, account: &str) -> Result<Vec<ConnectionKey>, StoreError>;
 
     /// The connection of this name.
     async fn get(&self, key: &ConnectionKey) -> Result<Option<Connection>, StoreError>;

@@ -10,6 +10,7 @@ use super::{FINGERPRINTS_MAX, StoreError};
 use crate::seal::{Field, Place, Sealer};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use tokenkeep_core::deadline::Deadline;
 use tokenkeep_core::model::{
     AttemptNumber, Claim, Connection, ConnectionId, Doubt, DoubtStep, Generation, GrantNumber, Hold, Holder, LastError,
     Origin, Renewal, State, Stats, TokenTimes, Waiting,
@@ -210,7 +211,11 @@ struct StoredTimes {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     refresh_expires_at: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    refresh_told_until: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     consent_expires_at: Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    consent_told_until: Option<i64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -347,8 +352,10 @@ pub fn record_json(base: TimeBase, connection: &Connection) -> String {
             lifetime_ms: times.lifetime.map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
             lifetime_learned: times.lifetime_learned,
             planned_at: base.store(times.planned_at),
-            refresh_expires_at: times.refresh_expires_at.map(|at| base.store(at)),
-            consent_expires_at: times.consent_expires_at.map(|at| base.store(at)),
+            refresh_expires_at: times.refresh_end.map(|end| base.store(end.at)),
+            refresh_told_until: times.refresh_end.map(|end| base.store(end.told_until)),
+            consent_expires_at: times.consent_end.map(|end| base.store(end.at)),
+            consent_told_until: times.consent_end.map(|end| base.store(end.told_until)),
         },
         last_success: base.store(connection.last_success),
         refreshed: connection.refreshed,
@@ -409,8 +416,8 @@ pub fn connection(
             lifetime: times.lifetime_ms.map(Duration::from_millis),
             lifetime_learned: times.lifetime_learned,
             planned_at: base.load(times.planned_at),
-            refresh_expires_at: times.refresh_expires_at.map(|at| base.load(at)),
-            consent_expires_at: times.consent_expires_at.map(|at| base.load(at)),
+            refresh_end: deadline(base, times.issued_at, times.refresh_expires_at, times.refresh_told_until),
+            consent_end: deadline(base, times.issued_at, times.consent_expires_at, times.consent_told_until),
         },
         state: state(base, schedule, claim)?,
         paused: flag(id, "paused", schedule.paused)?,
@@ -424,6 +431,12 @@ pub fn connection(
             failed: stored.stats.failed,
         },
     })
+}
+
+/// `told_until` is missing where an earlier Tokenkeep wrote the record.
+fn deadline(base: TimeBase, set_at: i64, at: Option<i64>, told_until: Option<i64>) -> Option<Deadline> {
+    let end = Deadline::set(base.load(set_at), base.load(at?));
+    Some(told_until.map_or(end, |until| Deadline { told_until: base.load(until), ..end }))
 }
 
 fn state(base: TimeBase, row: &ScheduleRow, claim: Option<&ClaimRow>) -> Result<State, StoreError> {
@@ -665,8 +678,8 @@ mod tests {
                 lifetime: Some(Duration::from_millis(3)),
                 lifetime_learned: true,
                 planned_at: at(4),
-                refresh_expires_at: Some(Timestamp::NEVER),
-                consent_expires_at: None,
+                refresh_end: Some(Deadline { at: Timestamp::NEVER, told_until: at(7) }),
+                consent_end: None,
             },
             state: State::Ready { due_at: at(5), waiting: Waiting::Retry { failures: 6 } },
             paused: true,

@@ -4,9 +4,10 @@
 
 use super::{Commit, EventKind, Flag, HoldChange, NewEvent, NewGrant};
 use std::cmp::Ordering;
+use tokenkeep_core::deadline::Deadline;
 use tokenkeep_core::model::{
     AttemptNumber, Claim, Connection, ConnectionId, Doubt, DoubtStep, Generation, GrantNumber, Hold, Holder, Renewal,
-    State, Stats, Waiting,
+    State, Stats, TokenTimes, Waiting,
 };
 use tokenkeep_core::{ConnectionKey, FailureCode, Timestamp};
 
@@ -123,8 +124,19 @@ pub fn committed(stored: &Connection, commit: &Commit, tokens: Brought) -> Optio
         attempt: stored.attempt.max(commit.attempt),
         generation,
         committed,
+        times: TokenTimes {
+            refresh_end: as_told(next.times.refresh_end, stored.times.refresh_end),
+            consent_end: as_told(next.times.consent_end, stored.times.consent_end),
+            ..next.times
+        },
         ..next.clone()
     })
+}
+
+/// What was told of the same end while the attempt was in flight stays told.
+fn as_told(next: Option<Deadline>, stored: Option<Deadline>) -> Option<Deadline> {
+    let told_until = stored.filter(|stored| next.is_some_and(|next| next.at == stored.at)).map(|end| end.told_until);
+    next.map(|end| told_until.map_or(end, |until| end.told(until)))
 }
 
 /// Whether a commit brings a token set.

@@ -218,6 +218,7 @@ fn is_same(one: &ConnectionJson, other: &ConnectionJson) -> bool {
             connection.refresh_due_at.clone(),
             connection.refresh_expires_at.clone(),
             connection.consent_expires_at.clone(),
+            connection.sign_in_by.clone(),
             connection.last_refreshed_at.clone(),
             connection.last_error.as_ref().and_then(|error| error.at.clone()),
         ]
@@ -227,6 +228,7 @@ fn is_same(one: &ConnectionJson, other: &ConnectionJson) -> bool {
         refresh_due_at: None,
         refresh_expires_at: None,
         consent_expires_at: None,
+        sign_in_by: connection.sign_in_by.as_ref().map(|_| String::new()),
         last_refreshed_at: None,
         last_error: connection.last_error.clone().map(|error| LastErrorJson { at: None, ..error }),
         ..connection.clone()

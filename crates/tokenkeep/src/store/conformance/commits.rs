@@ -171,8 +171,8 @@ async fn every_state_reads_back(store: &dyn Store) {
             lifetime: (number % 2 == 0).then_some(Duration::from_millis(59_500)),
             lifetime_learned: true,
             planned_at: Timestamp::NEVER,
-            refresh_expires_at: Some(at(1 << 40)),
-            consent_expires_at: Some(Timestamp::NEVER),
+            refresh_end: Some(Deadline { at: at(1 << 40), told_until: at(3) }),
+            consent_end: Some(Deadline { at: Timestamp::NEVER, told_until: Timestamp::NEVER }),
         };
         commit.next.stats = Stats { attempted: u64::MAX, succeeded: 1 << 63, failed: 0 };
         let connection = applied(store, commit).await;

@@ -20,6 +20,7 @@ mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod warnings;
 mod writer;
 
 pub use copy::mark_restored;
@@ -27,7 +28,7 @@ pub use schema::known_version;
 
 use super::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
-    Quota, Store, StoreError, Summary, Work,
+    Quota, Store, StoreError, Summary, Warned, Work,
 };
 use super::{record, rules};
 use crate::seal::{CheckValue, Sealer};
@@ -435,6 +436,15 @@ impl Store for SqliteStore {
         let (reply, answer) = oneshot::channel();
         let task = Task::new(bytes, move |batch: &mut Batch<'_>| batch.commit(&commit, sealed.as_ref()), reply);
         self.enqueue(Box::new(task.about(subject)), answer).await
+    }
+
+    async fn warn_due(&self, now: Timestamp) -> Result<Warned, StoreError> {
+        self.write(RECORD_BYTES, move |batch| batch.warn_due(now)).await
+    }
+
+    async fn of_account(&self, provider: &str, account: &str) -> Result<Vec<ConnectionKey>, StoreError> {
+        let (provider, account) = (provider.to_owned(), account.to_owned());
+        self.read_much(move |database, _| warnings::of_account(database, &provider, &account)).await
     }
 
     async fn get(&self, key: &ConnectionKey) -> Result<Option<Connection>, StoreError> {

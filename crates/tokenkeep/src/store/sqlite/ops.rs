@@ -356,6 +356,7 @@ impl<'a> Batch<'a> {
         let next = rules::renewed(now, &stored.connection, grant);
         let sealed = self.seal(&next, grant.tokens.as_ref());
         self.replace_schedule(&stored.connection, &next)?;
+        self.note_account(&next)?;
         rows::update_name(self.database, &next).map_err(|cause| fault(&cause))?;
         rows::update_tokens(self.database, self.base(), &next, Vec::new(), sealed.as_ref())
             .map_err(|cause| fault(&cause))?;
@@ -371,6 +372,8 @@ impl<'a> Batch<'a> {
         let namespace = self.namespace(connection.key.namespace())?;
         let provider = self.provider(&connection.provider)?;
         rows::insert(self.database, self.base(), (namespace, provider), &connection, sealed.as_ref(), now)?;
+        self.note_warning(None, &connection)?;
+        self.note_account(&connection)?;
         events::attach(self.database, &connection.key, connection.id.0).map_err(|cause| fault(&cause))?;
         self.count(namespace, record::grade(&connection), 1);
         let event = self.write_event_of(&connection, rules::connected_event(now, &connection))?;
@@ -444,7 +447,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Writes one event that is most likely of this connection.
-    fn write_event_of(&mut self, connection: &Connection, event: NewEvent) -> Result<Event, StoreError> {
+    pub fn write_event_of(&mut self, connection: &Connection, event: NewEvent) -> Result<Event, StoreError> {
         let whose = (event.connection.as_ref() == Some(&connection.key)).then_some(connection.id.0);
         self.scratch.events.write(self.database, event, whose).map_err(|cause| fault(&cause))
     }
@@ -539,7 +542,7 @@ impl<'a> Batch<'a> {
             rows::delete_claim(self.database, next.id.0).map_err(|cause| fault(&cause))?;
         }
         self.note_claim(next);
-        Ok(())
+        self.note_warning(Some(stored), next)
     }
 
     /// The number of a provider that connections have named.

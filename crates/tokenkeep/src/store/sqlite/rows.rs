@@ -375,6 +375,8 @@ pub fn delete(database: &Database, id: ConnectionId) -> rusqlite::Result<()> {
         "DELETE FROM schedule WHERE id = ?1",
         "DELETE FROM connection WHERE id = ?1",
         "DELETE FROM token_set WHERE id = ?1",
+        "DELETE FROM warning WHERE id = ?1",
+        "DELETE FROM account WHERE id = ?1",
     ] {
         database.prepare_cached(sql)?.execute([id.0])?;
     }

@@ -30,6 +30,7 @@ const MIGRATIONS: &[Step] = &[
     Step { sql: VERSION_1, then: nothing },
     Step { sql: "", then: keep_fingerprint_key },
     Step { sql: VERSION_3, then: nothing },
+    Step { sql: VERSION_4, then: nothing },
 ];
 
 /// One step from a version to the next: what SQL can say, and what it cannot.
@@ -178,6 +179,21 @@ const VERSION_3: &str = "
         configuration BLOB,
         row_check INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+";
+
+const VERSION_4: &str = "
+    -- Who may have to be told of an end, and not before when. A refresh that puts an end off leaves its row alone: when
+    -- its time comes, it is looked at and moved on.
+    CREATE TABLE warning (id INTEGER PRIMARY KEY, at INTEGER NOT NULL) STRICT;
+    CREATE INDEX warning_at ON warning (at);
+    INSERT INTO warning (id, at) SELECT id, 0 FROM schedule;
+
+    -- Whose each connection is, where that is known.
+    CREATE TABLE account (id INTEGER PRIMARY KEY, provider TEXT NOT NULL, account TEXT NOT NULL) STRICT;
+    CREATE INDEX account_of ON account (provider, account);
+    INSERT INTO account (id, provider, account)
+        SELECT c.id, c.provider, t.record ->> '$.account' FROM connection c JOIN token_set t ON t.id = c.id
+        WHERE json_valid(t.record) AND t.record ->> '$.account' IS NOT NULL;
 ";
 
 /// The newest schema version that this Tokenkeep knows.

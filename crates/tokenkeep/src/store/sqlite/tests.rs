@@ -14,6 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 use tempfile::TempDir;
 use tokenkeep_core::Secret;
+use tokenkeep_core::deadline::Deadline;
 use tokenkeep_core::model::{Generation, Renewal, TokenTimes, Waiting};
 use tokenkeep_core::oauth::TokenSet;
 
@@ -69,7 +70,7 @@ impl Place {
     }
 }
 
-fn at(millis: i64) -> Timestamp {
+const fn at(millis: i64) -> Timestamp {
     Timestamp::from_millis(1_800_000_000_000 + millis)
 }
 
@@ -95,8 +96,8 @@ fn new_grant(name: &str) -> NewGrant {
         lifetime: Some(Duration::from_hours(1)),
         lifetime_learned: false,
         planned_at: at(1_000),
-        refresh_expires_at: None,
-        consent_expires_at: None,
+        refresh_end: None,
+        consent_end: None,
     };
     NewGrant {
         key: key(name),
@@ -331,13 +332,16 @@ async fn the_clock_anchor_is_kept() {
     assert_eq!(place.open().unwrap().clock_anchor().await.unwrap(), Some(anchor));
 }
 
+const CONSENT_END: Deadline = Deadline { at: at(9), told_until: at(4) };
+
 #[tokio::test]
 async fn times_move_together_as_in_the_store_in_memory() {
     let place = Place::new();
     let (store, model) = (place.open().unwrap(), MemoryStore::new());
     for store in [&store as &dyn Store, &model] {
         let mut c = new_grant("c");
-        (c.due_at, c.times.expires_at, c.times.consent_expires_at) = (Timestamp::NEVER, None, Some(at(9)));
+        (c.due_at, c.times.expires_at) = (Timestamp::NEVER, None);
+        c.times.consent_end = Some(CONSENT_END);
         store.grant(at(0), vec![new_grant("a"), new_grant("b"), c]).await.unwrap();
         claim_as_seen(store, at(1), HOLDER, &key("b")).await.unwrap();
     }
@@ -359,7 +363,7 @@ async fn times_move_together_as_in_the_store_in_memory() {
     let work = store.claim_due(at(-4_000), HOLDER, &[quota(9)]).await.unwrap().work;
     assert_eq!(work.len(), 1);
     store.shift_times(5_000).await.unwrap();
-    assert_eq!(store.get(&key("c")).await.unwrap().unwrap().times.consent_expires_at, Some(at(9)));
+    assert_eq!(store.get(&key("c")).await.unwrap().unwrap().times.consent_end, Some(CONSENT_END));
 }
 
 #[tokio::test]

@@ -24,22 +24,45 @@ fn refused(place: &Place, says: &str) {
     assert!(!schema::beside(&place.path, "-wal").exists());
 }
 
+/// Takes away what later versions brought.
+const TO_VERSION_1: &str = "DROP TABLE warning; DROP TABLE account; DROP TABLE provider_note;
+    DELETE FROM meta WHERE key = 'fingerprint_key'; PRAGMA user_version = 1";
+
 /// A database as the first version wrote it: it did not store the key of its fingerprints.
 #[tokio::test]
 async fn what_version_1_wrote_is_taken_over_with_its_fingerprints() {
     let place = Place::new();
     closed(&place).await;
-    place.sql("DROP TABLE provider_note; DELETE FROM meta WHERE key = 'fingerprint_key'; PRAGMA user_version = 1");
+    place.sql(TO_VERSION_1);
     let store = place.open().unwrap();
     assert_eq!(refresh_token(&store, "a").await, "refresh-canary-a");
     let again = store.grant(at(0), vec![new_grant("a")]).await.unwrap();
     assert!(matches!(again[0], Granted::AlreadyHeld(_)));
     store.close().await.unwrap();
     let version: i64 = place.database().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 3);
+    assert_eq!(version, 4);
     place.sql("DELETE FROM meta WHERE key = 'fingerprint_key'");
     refused(&place, "the key of its fingerprints is missing");
 }
+
+#[tokio::test]
+async fn what_version_3_wrote_is_told_of_and_known_by_its_account() {
+    let place = Place::new();
+    let store = place.open().unwrap();
+    let mut grant = new_grant("a");
+    grant.origin.account = Some("anna".to_owned());
+    grant.times.consent_end = Some(Deadline { at: at(DAY_MS), told_until: at(-1) });
+    store.grant(at(0), vec![grant, new_grant("b")]).await.unwrap();
+    store.close().await.unwrap();
+    place.sql("DROP TABLE warning; DROP TABLE account; PRAGMA user_version = 3");
+    let store = place.open().unwrap();
+    assert_eq!(store.of_account("p", "anna").await.unwrap(), [key("a")]);
+    let warned = store.warn_due(at(0)).await.unwrap();
+    assert_eq!(warned.events.iter().map(|told| told.event.connection.clone()).collect::<Vec<_>>(), [Some(key("a"))]);
+    assert!(store.warn_due(at(DAY_MS / 2)).await.unwrap().events.is_empty(), "once");
+}
+
+const DAY_MS: i64 = 86_400_000;
 
 #[tokio::test]
 async fn a_newer_schema_is_refused_and_left_alone() {
@@ -48,7 +71,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     place.sql("PRAGMA user_version = 99");
     let before = place.bytes();
     let error = place.open().unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 99, known: 3 }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 99, known: 4 }), "{error}");
     assert_eq!(place.bytes(), before);
     assert!(!schema::beside(&place.path, "-wal").exists());
 }
@@ -65,7 +88,7 @@ async fn a_newer_schema_in_the_log_is_refused_and_left_alone() {
     }
     let log = || std::fs::read(schema::beside(&crashed.path, "-wal")).unwrap();
     let before = (crashed.bytes(), log());
-    assert!(matches!(crashed.open().unwrap_err(), StoreError::Newer { found: 99, known: 3 }));
+    assert!(matches!(crashed.open().unwrap_err(), StoreError::Newer { found: 99, known: 4 }));
     assert_eq!((crashed.bytes(), log()), before);
 }
 
@@ -287,7 +310,7 @@ async fn a_database_of_the_first_version_is_brought_up_to_date() {
     store.grant(at(0), vec![new_grant("jira")]).await.unwrap();
     let before = store.get(&key("jira")).await.unwrap();
     store.close().await.unwrap();
-    place.sql("DROP TABLE provider_note; DELETE FROM meta WHERE key = 'fingerprint_key'; PRAGMA user_version = 1");
+    place.sql(TO_VERSION_1);
     let store = place.open().unwrap();
     assert_eq!(store.get(&key("jira")).await.unwrap(), before);
     store.hold_provider("p", Some(provider_hold())).await.unwrap();
