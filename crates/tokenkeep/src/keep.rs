@@ -1,5 +1,7 @@
 //! [`TokenKeep`]: the library's face.
 
+use crate::access::Keys;
+use crate::audit::{Audit, COUNTED_WITHIN};
 use crate::backup::Backup;
 use crate::clock::{Clock, SeededDice, SystemClock};
 use crate::config::{Config, Declared, Provider, TokenFile};
@@ -160,6 +162,8 @@ struct Folder {
     rotator: Arc<Rotator>,
     store: Arc<SqliteStore>,
     clock: Arc<SystemClock>,
+    keys: Keys,
+    audit: Arc<Audit>,
     skew_ms: AtomicI64,
     _lock: StateLock,
 }
@@ -226,7 +230,9 @@ impl TokenKeep {
         let engine = Engine::new(parts, options);
         let rotator = Rotator::new(Arc::clone(&engine), Arc::clone(&store), journal, sealer, key_files);
         let path = config.state_dir.clone();
-        let folder = Folder { path, store, clock, rotator, skew_ms: AtomicI64::new(0), _lock: state_lock };
+        let keys = Keys::open(Arc::clone(&store)).await?;
+        let audit = Arc::new(Audit::new(Arc::clone(&store)));
+        let folder = Folder { path, store, clock, rotator, keys, audit, skew_ms: AtomicI64::new(0), _lock: state_lock };
         let keep = Self::start(engine, Some(folder), config.connections.clone()).await?;
         keep.start_sinks(Sinks::start(&keep, &config.connections, keepers));
         Ok(keep)
@@ -322,6 +328,7 @@ impl TokenKeep {
         });
         if let Some(folder) = &inner.folder {
             tokio::spawn(watch_the_wall(Arc::downgrade(&inner)));
+            tokio::spawn(write_counts(Arc::downgrade(&inner)));
             folder.rotator.resume().await?;
         }
         let keep = Self { inner };
@@ -351,6 +358,18 @@ impl TokenKeep {
         self.label_declared().await?;
         self.keep_token_files(&config.connections).await?;
         Ok(changes)
+    }
+
+    /// The API keys; `None` for an instance without a state folder.
+    #[must_use]
+    pub fn keys(&self) -> Option<&Keys> {
+        self.inner.folder.as_ref().map(|folder| &folder.keys)
+    }
+
+    /// The audit trail; `None` for an instance without a state folder.
+    #[must_use]
+    pub fn audit(&self) -> Option<&Audit> {
+        self.inner.folder.as_ref().map(|folder| &*folder.audit)
     }
 
     /// The connections that the configuration declares, in the order of their names.
@@ -1008,6 +1027,9 @@ impl TokenKeep {
         self.inner.engine.record(stopped).await;
         if let Some(folder) = &self.inner.folder {
             folder.rotator.stop();
+            if let Err(error) = folder.audit.write_counts(folder.clock.wall()).await {
+                tracing::debug!(%error, "the last token reads could not be counted");
+            }
             // Closed already: by another handle.
             let _ = folder.store.close().await;
         }
@@ -1101,6 +1123,20 @@ async fn watch_the_wall(inner: std::sync::Weak<Inner>) {
         {
             Ok(()) => noted_ms.store(skew_ms, Ordering::Relaxed),
             Err(error) => tracing::warn!(%error, "the wall clock's step could not be noted"),
+        }
+    }
+}
+
+/// Makes the counts of token reads durable.
+async fn write_counts(inner: std::sync::Weak<Inner>) {
+    loop {
+        tokio::time::sleep(COUNTED_WITHIN / 2).await;
+        let Some(inner) = inner.upgrade() else { return };
+        let Some(Folder { audit, clock, .. }) = &inner.folder else { return };
+        match audit.write_counts(clock.wall()).await {
+            Ok(()) => {}
+            Err(Error::Store(StoreError::Closed)) => return,
+            Err(error) => tracing::error!(%error, "token reads could not be counted in the audit trail"),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Tokenkeep keeps OAuth 2.0 tokens fresh in the background.
 
+pub mod access;
+pub mod audit;
 pub mod backup;
 pub mod clock;
 pub mod config;

@@ -296,6 +296,20 @@ impl Sealer {
         Ok(Secret::new(text))
     }
 
+    /// A tag over pieces, made with a key that outlives a rotation of the master key.
+    #[must_use]
+    pub fn chain_tag(&self, pieces: &[&[u8]]) -> [u8; 32] {
+        let chain = hmac::sign(&self.fingerprint_key().key, b"tokenkeep chain");
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, chain.as_ref()));
+        for piece in pieces {
+            context.update(&(piece.len() as u64).to_be_bytes());
+            context.update(piece);
+        }
+        let mut tag = [0; 32];
+        tag.copy_from_slice(context.sign().as_ref());
+        tag
+    }
+
     /// A keyed fingerprint by which a refresh token is known again without being kept.
     #[must_use]
     pub fn fingerprint(&self, token: &Secret) -> [u8; 16] {

@@ -7,6 +7,8 @@
 //! newer one wrote them); anything else unexpected is damage, and is named.
 
 use super::{FINGERPRINTS_MAX, StoreError};
+use crate::access::{ApiKey, Pattern, Rights, Scope};
+use crate::audit::NewRecord;
 use crate::seal::{Field, Place, Sealer};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -230,6 +232,99 @@ struct StoredStats {
     attempted: u64,
     succeeded: u64,
     failed: u64,
+}
+
+/// Names damage of what belongs to no connection.
+pub fn damage_of(what: impl std::fmt::Display) -> StoreError {
+    StoreError::Damaged(format!("{what}; nothing was changed: restore a backup"))
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredApiKey {
+    name: String,
+    scopes: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    namespaces: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    names: Vec<String>,
+    connections_per_hour: u32,
+    created_at: i64,
+    created_by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<i64>,
+}
+
+/// The text that is stored of an API key. Its times are wall time, and move with nothing.
+pub fn api_key_text(key: &ApiKey) -> String {
+    let texts = |patterns: &[Pattern]| patterns.iter().map(ToString::to_string).collect();
+    json(&StoredApiKey {
+        name: key.name.clone(),
+        scopes: key.rights.scopes.iter().map(|scope| scope.as_str().to_owned()).collect(),
+        namespaces: texts(&key.rights.namespaces),
+        names: texts(&key.rights.names),
+        connections_per_hour: key.connections_per_hour,
+        created_at: key.created_at.as_millis(),
+        created_by: key.created_by.clone(),
+        expires_at: key.expires_at.map(Timestamp::as_millis),
+    })
+}
+
+/// The API key that a text says.
+///
+/// # Errors
+/// [`StoreError::Damaged`]: what is not understood must not be left out, for it limits the key.
+pub fn api_key(id: String, text: &str) -> Result<ApiKey, StoreError> {
+    let damaged = |what: &str| damage_of(format_args!("API key {id}: {what}"));
+    let stored: StoredApiKey = serde_json::from_str(text).map_err(|cause| damaged(&cause.to_string()))?;
+    let scopes = stored.scopes.iter().map(|scope| Scope::parse(scope)).collect::<Option<_>>();
+    let patterns = |texts: &[String]| -> Result<Vec<Pattern>, StoreError> {
+        texts.iter().map(|text| Pattern::parse(text).map_err(|cause| damaged(&cause))).collect()
+    };
+    let rights = Rights {
+        scopes: scopes.ok_or_else(|| damaged("it has an unknown scope"))?,
+        namespaces: patterns(&stored.namespaces)?,
+        names: patterns(&stored.names)?,
+    };
+    Ok(ApiKey {
+        id: id.clone(),
+        name: stored.name,
+        rights,
+        connections_per_hour: stored.connections_per_hour,
+        created_at: Timestamp::from_millis(stored.created_at),
+        created_by: stored.created_by,
+        expires_at: stored.expires_at.map(Timestamp::from_millis),
+    })
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredAudit {
+    at: i64,
+    actor: String,
+    action: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    target: Option<String>,
+    outcome: u64,
+}
+
+/// The text that is stored of a record of the audit trail.
+pub fn audit_text(record: &NewRecord) -> String {
+    json(&StoredAudit {
+        at: record.at.as_millis(),
+        actor: record.actor.clone(),
+        action: record.action.clone(),
+        target: record.target.clone(),
+        outcome: record.outcome,
+    })
+}
+
+/// The record that a text says.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn audit(text: &str) -> Result<NewRecord, String> {
+    let stored: StoredAudit = serde_json::from_str(text).map_err(|cause| cause.to_string())?;
+    let StoredAudit { at, actor, action, target, outcome } = stored;
+    Ok(NewRecord { at: Timestamp::from_millis(at), actor, action, target, outcome })
 }
 
 /// Names damage: which connection, and what about it.

@@ -10,6 +10,7 @@
 //! knows. A state lock ([`super::lock`]) guarantees that no other process writes; so which claims are open is
 //! known without asking the file.
 
+mod access;
 mod checkpoint;
 mod copy;
 mod events;

@@ -31,6 +31,7 @@ const MIGRATIONS: &[Step] = &[
     Step { sql: "", then: keep_fingerprint_key },
     Step { sql: VERSION_3, then: nothing },
     Step { sql: VERSION_4, then: nothing },
+    Step { sql: VERSION_5, then: nothing },
 ];
 
 /// One step from a version to the next: what SQL can say, and what it cannot.
@@ -194,6 +195,13 @@ const VERSION_4: &str = "
     INSERT INTO account (id, provider, account)
         SELECT c.id, c.provider, t.record ->> '$.account' FROM connection c JOIN token_set t ON t.id = c.id
         WHERE json_valid(t.record) AND t.record ->> '$.account' IS NOT NULL;
+";
+
+const VERSION_5: &str = "
+    -- What a key is stored as: its SHA-256.
+    CREATE TABLE api_key (id TEXT PRIMARY KEY, hash BLOB NOT NULL, record TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    -- Each tag is made over the record and the tag before it.
+    CREATE TABLE audit (id INTEGER PRIMARY KEY, record TEXT NOT NULL, tag BLOB NOT NULL) STRICT;
 ";
 
 /// The newest schema version that this Tokenkeep knows.

@@ -1,5 +1,6 @@
 //! What only this store promises; what every store promises is in the conformance suite.
 
+mod access;
 mod damage;
 mod measure;
 mod space;
