@@ -1,17 +1,21 @@
 //! HTTP/1.1 on a listener: limits, peers, and an end that waits for what is in flight.
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
+use tower::ServiceExt as _;
 
 /// The most connections of one listener; more wait in the system's queue.
 pub const CONNECTIONS_MAX: usize = 512;
@@ -28,23 +32,32 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long the end waits for answers in flight.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 
+/// Who is at the other end. Every request carries it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// A process of this user, on the socket.
+    User(u32),
+    /// Somebody on the network, or in another process.
+    Network(SocketAddr),
+}
+
 /// Where connections come from.
 pub trait Accept: Send + 'static {
     /// A connection.
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// The next connection that may ask; `None` for one that may not, and was closed.
-    fn accept(&self) -> impl Future<Output = io::Result<Option<Self::Stream>>> + Send;
+    fn accept(&self) -> impl Future<Output = io::Result<Option<(Self::Stream, Peer)>>> + Send;
 }
 
 impl Accept for TcpListener {
     type Stream = TcpStream;
 
-    async fn accept(&self) -> io::Result<Option<TcpStream>> {
-        let (stream, _) = Self::accept(self).await?;
+    async fn accept(&self) -> io::Result<Option<(TcpStream, Peer)>> {
+        let (stream, address) = Self::accept(self).await?;
         // Answers are written whole; waiting for more to send only delays them.
         stream.set_nodelay(true)?;
-        Ok(Some(stream))
+        Ok(Some((stream, Peer::Network(address))))
     }
 }
 
@@ -66,11 +79,11 @@ impl OwnerSocket {
 impl Accept for OwnerSocket {
     type Stream = UnixStream;
 
-    async fn accept(&self) -> io::Result<Option<UnixStream>> {
+    async fn accept(&self) -> io::Result<Option<(UnixStream, Peer)>> {
         let (stream, _) = self.listener.accept().await?;
         let peer = stream.peer_cred()?.uid();
         if may_ask(peer, self.owner) {
-            return Ok(Some(stream));
+            return Ok(Some((stream, Peer::User(peer))));
         }
         tracing::warn!(uid = peer, "another user's connection to the socket was closed");
         Ok(None)
@@ -89,8 +102,12 @@ pub async fn serve(listener: impl Accept, app: Router, stop: watch::Receiver<boo
 async fn serve_within(write_timeout: Duration, listener: impl Accept, app: Router, mut stop: watch::Receiver<bool>) {
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    while let Some((stream, slot)) = next(&listener, &slots, &mut stop).await {
-        let service = TowerToHyperService::new(app.clone());
+    while let Some((stream, peer, slot)) = next(&listener, &slots, &mut stop).await {
+        let with_peer = move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            request
+        };
+        let service = TowerToHyperService::new(app.clone().map_request(with_peer));
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(write_timeout));
         let connection = http().serve_connection(TokioIo::new(Box::pin(stream)), service);
@@ -122,13 +139,13 @@ async fn next<L: Accept>(
     listener: &L,
     slots: &Arc<Semaphore>,
     stop: &mut watch::Receiver<bool>,
-) -> Option<(L::Stream, OwnedSemaphorePermit)> {
+) -> Option<(L::Stream, Peer, OwnedSemaphorePermit)> {
     let accepted = async {
         // Nobody closes the semaphore.
         let slot = Arc::clone(slots).acquire_owned().await.ok()?;
         loop {
             match listener.accept().await {
-                Ok(Some(stream)) => return Some((stream, slot)),
+                Ok(Some((stream, peer))) => return Some((stream, peer, slot)),
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");

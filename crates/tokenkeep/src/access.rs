@@ -15,7 +15,7 @@ use std::fmt::{self, Write as _};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
-use tokenkeep_core::model::{ConnectionId, ConnectionKey, check_name};
+use tokenkeep_core::model::{ConnectionKey, check_name};
 use tokenkeep_core::{Secret, Timestamp};
 
 /// How every API key begins.
@@ -235,7 +235,7 @@ pub struct LiveKey {
     hash: [u8; 32],
     last_used_ms: AtomicI64,
     /// Whose tokens it has read, and in which hour.
-    read: HashMap<ConnectionId, i64>,
+    read: HashMap<ConnectionKey, i64>,
     hour: Mutex<Hour>,
 }
 
@@ -269,11 +269,11 @@ impl LiveKey {
     ///
     /// # Errors
     /// It has read as many others' within this hour as it may.
-    pub fn may_read(&self, connection: ConnectionId, now: Timestamp) -> Result<(), TooMany> {
+    pub fn may_read(&self, connection: &ConnectionKey, now: Timestamp) -> Result<(), TooMany> {
         let length = HOUR.as_millis() as i64;
         let nth = now.as_millis().div_euclid(length);
         let read = self.read.pin();
-        if read.get(&connection) == Some(&nth) {
+        if read.get(connection) == Some(&nth) {
             return Ok(());
         }
         let mut hour = self.hour.lock().unwrap_or_else(PoisonError::into_inner);
@@ -289,7 +289,7 @@ impl LiveKey {
             let until = Timestamp::from_millis(nth.saturating_add(1).saturating_mul(length));
             return Err(TooMany { per_hour: self.key.connections_per_hour, until });
         }
-        if read.insert(connection, nth).is_none() {
+        if read.insert(connection.clone(), nth).is_none() {
             hour.connections += 1;
         }
         Ok(())
@@ -504,16 +504,12 @@ mod tests {
         };
         let live = LiveKey::new(StoredKey { hash: [0; 32], key });
         let at = |minutes: u64| Timestamp::EPOCH + Duration::from_secs(60 * minutes);
+        let read = |nth: u64, minute| live.may_read(&ConnectionKey::in_default(format!("c{nth}")).unwrap(), at(minute));
         for minute in 0..59 {
-            assert_eq!(
-                live.may_read(ConnectionId(minute as i64 % 3), at(minute)),
-                Ok(()),
-                "the same three all the time"
-            );
+            assert_eq!(read(minute % 3, minute), Ok(()), "the same three all the time");
         }
-        let refused = live.may_read(ConnectionId(7), at(59)).unwrap_err();
-        assert_eq!(refused, TooMany { per_hour: 3, until: at(60) });
-        assert_eq!(live.may_read(ConnectionId(1), at(59)), Ok(()));
-        assert_eq!(live.may_read(ConnectionId(7), at(60)), Ok(()), "another hour");
+        assert_eq!(read(7, 59), Err(TooMany { per_hour: 3, until: at(60) }));
+        assert_eq!(read(1, 59), Ok(()));
+        assert_eq!(read(7, 60), Ok(()), "another hour");
     }
 }

@@ -18,13 +18,16 @@ use tokenkeep_core::{ConnectionKey, Timestamp};
 pub const RECORDS_MAX: u64 = 1_000_000;
 /// The most records on one page.
 pub const PAGE_MAX: usize = 1_000;
-/// How long a token read waits at most until it is counted durably.
+/// How long what is counted waits at most until that is durable.
 pub const COUNTED_WITHIN: Duration = Duration::from_secs(1);
-/// How many different readers and connections are counted apart until the next record; more share one count.
+/// How many counts are kept apart; more share one, of [`OTHERS`].
 pub const COUNTED_APART_MAX: usize = 100_000;
 
 /// What is called who where nobody is known.
 pub const ANONYMOUS: &str = "anonymous";
+
+/// Who stands for all that were too many to be counted apart.
+pub const OTHERS: &str = "others";
 
 /// A tag of the chain.
 pub type Tag = [u8; 32];
@@ -126,24 +129,24 @@ impl<'a> Chain<'a> {
 /// The trail of one daemon.
 pub struct Audit {
     store: Arc<SqliteStore>,
-    reads: HashMap<(String, Option<ConnectionKey>), AtomicU64>,
+    counts: HashMap<Counted, AtomicU64>,
 }
+
+/// What is counted: what somebody did to a connection, or to none.
+type Counted = (String, &'static str, Option<ConnectionKey>);
 
 /// Finds a count without owning what it counts.
-struct Read<'a> {
-    actor: &'a str,
-    connection: &'a ConnectionKey,
-}
+struct Found<'a>(&'a str, &'static str, Option<&'a ConnectionKey>);
 
-impl Hash for Read<'_> {
+impl Hash for Found<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        (self.actor, Some(self.connection)).hash(state);
+        (self.0, self.1, self.2).hash(state);
     }
 }
 
-impl Equivalent<(String, Option<ConnectionKey>)> for Read<'_> {
-    fn equivalent(&self, counted: &(String, Option<ConnectionKey>)) -> bool {
-        counted.0 == self.actor && counted.1.as_ref() == Some(self.connection)
+impl Equivalent<Counted> for Found<'_> {
+    fn equivalent(&self, counted: &Counted) -> bool {
+        (self.0, self.1, self.2) == (counted.0.as_str(), counted.1, counted.2.as_ref())
     }
 }
 
@@ -155,7 +158,7 @@ impl std::fmt::Debug for Audit {
 
 impl Audit {
     pub(crate) fn new(store: Arc<SqliteStore>) -> Self {
-        Self { store, reads: HashMap::new() }
+        Self { store, counts: HashMap::new() }
     }
 
     /// Writes a record; it is durable when this returns.
@@ -166,16 +169,19 @@ impl Audit {
         Ok(self.store.write_audit(vec![record]).await?)
     }
 
-    /// Counts a token read.
-    pub fn token_read(&self, actor: &str, connection: &ConnectionKey) {
-        let reads = self.reads.pin();
-        if let Some(count) = reads.get(&Read { actor, connection }) {
+    /// Counts what somebody did that is too frequent for a record each: it is durable within [`COUNTED_WITHIN`].
+    pub fn count(&self, actor: &str, action: &'static str, connection: Option<&ConnectionKey>) {
+        let counts = self.counts.pin();
+        if let Some(count) = counts.get(&Found(actor, action, connection)) {
             count.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let connection = (reads.len() < COUNTED_APART_MAX).then(|| connection.clone());
-        let whose = (actor.to_owned(), connection);
-        reads.get_or_insert_with(whose, || AtomicU64::new(0)).fetch_add(1, Ordering::Relaxed);
+        let counted = if counts.len() < COUNTED_APART_MAX {
+            (actor.to_owned(), action, connection.cloned())
+        } else {
+            (OTHERS.to_owned(), action, None)
+        };
+        counts.get_or_insert_with(counted, || AtomicU64::new(0)).fetch_add(1, Ordering::Relaxed);
     }
 
     /// Writes what was counted since the last time; what cannot be written is counted on.
@@ -183,33 +189,28 @@ impl Audit {
     /// # Errors
     /// The store cannot be written.
     pub async fn write_counts(&self, now: Timestamp) -> Result<(), Error> {
-        let reads = self.reads.pin_owned();
-        let mut counted = Vec::new();
-        for ((actor, connection), count) in reads.iter() {
-            let taken = count.swap(0, Ordering::Relaxed);
-            if taken > 0 {
-                counted.push((actor.clone(), connection.clone(), taken));
-            }
-        }
-        if counted.is_empty() {
-            // Nobody has read for a while: forget who did.
-            if reads.len() > COUNTED_APART_MAX / 2 {
-                reads.retain(|_, count| count.load(Ordering::Relaxed) > 0);
+        let counts = self.counts.pin_owned();
+        let take = |(counted, count): (&Counted, &AtomicU64)| {
+            Some(count.swap(0, Ordering::Relaxed)).filter(|&taken| taken > 0).map(|taken| (counted.clone(), taken))
+        };
+        let taken: Vec<(Counted, u64)> = counts.iter().filter_map(take).collect();
+        if taken.is_empty() {
+            if counts.len() > COUNTED_APART_MAX / 2 {
+                counts.retain(|_, count| count.load(Ordering::Relaxed) > 0);
             }
             return Ok(());
         }
-        let record = |(actor, connection, taken): &(String, Option<ConnectionKey>, u64)| NewRecord {
+        let record = |((actor, action, connection), taken): &(Counted, u64)| NewRecord {
             at: now,
             actor: actor.clone(),
-            action: "token.read".to_owned(),
+            action: (*action).to_owned(),
             target: connection.as_ref().map(ToString::to_string),
             outcome: *taken,
         };
-        let written = self.store.write_audit(counted.iter().map(record).collect()).await;
+        let written = self.store.write_audit(taken.iter().map(record).collect()).await;
         if written.is_err() {
-            for (actor, connection, taken) in counted {
-                let count = reads.get_or_insert_with((actor, connection), || AtomicU64::new(0));
-                count.fetch_add(taken, Ordering::Relaxed);
+            for (counted, taken) in taken {
+                counts.get_or_insert_with(counted, || AtomicU64::new(0)).fetch_add(taken, Ordering::Relaxed);
             }
         }
         Ok(written?)

@@ -103,9 +103,9 @@ async fn token_reads_are_counted() {
     let store = Arc::new(place.open().unwrap());
     let audit = Audit::new(Arc::clone(&store));
     for _ in 0..5 {
-        audit.token_read("key:1", &key("jira"));
+        audit.count("key:1", "token.read", Some(&key("jira")));
     }
-    audit.token_read("uid:0", &key("jira"));
+    audit.count("uid:0", "token.read", Some(&key("jira")));
     audit.write_counts(at(9)).await.unwrap();
     audit.write_counts(at(10)).await.unwrap();
     let mut read: Vec<_> = audit.read(AuditQuery { after: 0, limit: 99 }).await.unwrap();
