@@ -134,15 +134,23 @@ fn in_browser(client: &Client, common: &Common, args: &ConnectArgs) -> Result<Co
     let address = listener.as_ref().ok().and_then(|listener| listener.local_addr().ok());
     let own = address.map(|address| format!("http://{address}{CALLBACK}"));
     let begun: BegunJson = begin(client, common, &body(args, Flow::Code, own))?.json()?;
+    let life = life_of(&begun);
     let url = begun.url.as_deref().unwrap_or_default();
     say!("open this address to sign in: {url}");
     if !args.no_browser {
         open_browser(url);
     }
     match (begun.proof, listener) {
-        (Some(proof), Ok(listener)) => take_redirect(client, listener, &proof),
+        (Some(proof), Ok(listener)) => take_redirect(client, listener, &proof, life),
         _ => wait(client, &begun.id),
     }
+}
+
+/// How long a sign-in lives from now on.
+fn life_of(begun: &BegunJson) -> Duration {
+    let ends: Option<jiff::Timestamp> = begun.expires_at.parse().ok();
+    let left = ends.map(|ends| ends.duration_since(jiff::Timestamp::now()));
+    left.map_or(SIGN_IN_MAX, |left| left.try_into().unwrap_or(Duration::ZERO)).min(SIGN_IN_MAX)
 }
 
 /// Starts what opens addresses here. It may be missing, or do nothing: the address is printed above.
@@ -156,11 +164,28 @@ fn open_browser(url: &str) {
     }
 }
 
+fn begin_again(cause: &str) -> CliError {
+    CliError::new(cause).next_step("begin again with `tokenkeep connect NAME`")
+}
+
+fn too_late() -> CliError {
+    begin_again("nobody has signed in in time")
+}
+
+/// The daemon forgets a sign-in whose time is over, and every one when it ends.
+fn or_forgotten(error: CliError) -> CliError {
+    match error.exit() {
+        Exit::NotFound => begin_again("nobody has signed in in time, or the daemon was started anew meanwhile"),
+        _ => error,
+    }
+}
+
 /// Asks until the sign-in has ended.
 fn wait(client: &Client, id: &str) -> Result<ConnectionJson, CliError> {
     let started = Instant::now();
     while started.elapsed() < SIGN_IN_MAX {
-        let sign_in: SignInJson = client.get(&format!("/v1/connect/{}", encode(id)))?.json()?;
+        let answer = client.get(&format!("/v1/connect/{}", encode(id)));
+        let sign_in: SignInJson = answer.map_err(or_forgotten)?.json()?;
         match (sign_in.status.as_str(), sign_in.connection) {
             ("connected", Some(connection)) => return Ok(connection),
             ("failed", _) => {
@@ -173,12 +198,13 @@ fn wait(client: &Client, id: &str) -> Result<ConnectionJson, CliError> {
     Err(too_late())
 }
 
-fn too_late() -> CliError {
-    CliError::new("nobody has signed in in time").next_step("begin again with `tokenkeep connect NAME`")
-}
-
 /// Waits for the browser to come back, and brings the daemon what it carries.
-fn take_redirect(client: &Client, listener: TcpListener, proof: &str) -> Result<ConnectionJson, CliError> {
+fn take_redirect(
+    client: &Client,
+    listener: TcpListener,
+    proof: &str,
+    life: Duration,
+) -> Result<ConnectionJson, CliError> {
     let (found, redirects) = mpsc::channel();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -192,7 +218,7 @@ fn take_redirect(client: &Client, listener: TcpListener, proof: &str) -> Result<
             });
         }
     });
-    let (query, stream) = redirects.recv_timeout(SIGN_IN_MAX).map_err(|error| match error {
+    let (query, stream) = redirects.recv_timeout(life).map_err(|error| match error {
         RecvTimeoutError::Timeout => too_late(),
         RecvTimeoutError::Disconnected => CliError::new("the redirect cannot be waited for any more"),
     })?;
