@@ -28,6 +28,10 @@ pub mod told {
     pub const OTHER_ISSUER: &str = "the provider that was asked";
     /// Nobody confirmed the code of a device.
     pub const EXPIRED: &str = "in time";
+    /// The person at the terminal ended the command before the browser came back.
+    pub const GIVEN_UP: &str = "given up, and nothing was changed";
+    /// The same, while the daemon waits for the person.
+    pub const WAITS_NO_LONGER: &str = "waits no longer";
 }
 
 /// A `connect` that waits for its person.

@@ -578,8 +578,13 @@ fn a_closed_browser_leaves_all_as_it_was() {
     assert!(sign_in.process.ended().is_none(), "{}", sign_in.process.stderr());
     world.expect_intact(&before);
     sign_in.process.signal(Signal::INT);
-    let ran = sign_in.end();
-    assert!(ran.code != Some(0) && !ran.stderr.contains("panicked"), "{ran:?}");
+    expect_told(sign_in.end(), told::GIVEN_UP);
     world.expect_intact(&before);
+    let mut process = at_device(&world.installation);
+    let (url, _) = device_told(&mut process, &world.oidc);
+    process.signal(Signal::INT);
+    // The daemon goes on asking.
+    expect_told(SignIn { process, url }.end(), told::WAITS_NO_LONGER);
+    assert_eq!(world.grant(), before);
     assert_eq!(world.connect()["connected"], 2);
 }
