@@ -511,6 +511,24 @@ fn a_redirect_that_comes_twice_ends_with_a_sentence() {
 }
 
 #[test]
+fn a_code_that_was_exchanged_ends_the_next_sign_in_with_a_sentence() {
+    let world = World::new(ClientKind::Public);
+    let (profile, first) = (world.browser.profile(Scripts::Run), at_terminal(&world.installation, "op", &[]));
+    let redirect = first.hold(&profile);
+    profile.open(&redirect);
+    first.expect_connected();
+    let before = world.grant();
+
+    let second = at_terminal(&world.installation, "op", &[]);
+    let state = second.parameter("state");
+    let replayed = altered(&brought_to(&redirect, &second.redirect_uri()), &[("state", Some(&state))]);
+    second.expect_refused(&profile, &replayed, told::UNKNOWN);
+    assert_eq!(world.oidc.seen()["codes"], 1, "it was sent again");
+    // Else the server would have ended the grant.
+    world.expect_intact(&before);
+}
+
+#[test]
 fn a_code_of_another_sign_in_ends_with_a_sentence() {
     let world = World::with_callback();
     let profile = world.browser.profile(Scripts::Run);
