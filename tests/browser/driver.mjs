@@ -62,6 +62,21 @@ const FORMS = [
     allow: click('button[type=submit]'),
     deny: click('a[href$="/abort"]'),
   },
+  {
+    name: 'sign-in at Django',
+    stands: 'input[name=username]',
+    fill: async (page, { account }) => {
+      await page.fill('[name=username]', account);
+      await page.fill('[name=password]', `the password of ${account}`);
+    },
+    allow: click('button[type=submit]'),
+  },
+  {
+    name: 'consent of django-oauth-toolkit',
+    stands: 'form[id=authorizationForm]',
+    allow: click('input[type=submit][name=allow]'),
+    deny: click('input[type=submit]:not([name])'),
+  },
 ];
 
 /** A profile of the browser, with one page. */

@@ -1,12 +1,13 @@
 """A Django site with django-oauth-toolkit: refresh tokens rotate, with a grace, and reuse after it ends the family.
+People sign in at it with a password, and allow or cancel what a client asks for.
 
     django_provider.py FOLDER serve
     django_provider.py FOLDER grants PREFIX COUNT PROVIDER
     django_provider.py FOLDER families
 
-`serve` prints one line of JSON, `{"token_url": ...}`, when it serves. It ends when its standard input does, so that it
+`serve` prints one line of JSON, `{"authorize_url": ..., "token_url": ..., "me_url": ...}`, when it serves. It ends when its standard input does, so that it
 cannot outlive the test that started it. `grants` signs users in and prints the lines that import their token sets.
-`families` tells what the site's own database says of each user's refresh tokens, as one JSON object.
+`families` tells what the site's own database says of the refresh tokens of each user who has any, as one JSON object.
 """
 
 import argparse
@@ -26,6 +27,10 @@ from django.conf import settings
 ACCESS_TTL_S = 20
 GRACE_S = 60
 CLIENT = {"id": "tokenkeep-tests", "secret": "a-secret-of-the-tests"}
+# Who can sign in at the pages; the driver of the browser knows their passwords.
+PEOPLE = {name: f"the password of {name}" for name in ("anna", "ben")}
+SIGN_IN_PAGE = """<!doctype html><title>Sign in</title>
+<form method="post">{% csrf_token %}{{ form }}<button type="submit">Sign in</button></form>"""
 # SQLite has one writer: a few threads keep it busy.
 THREADS = 4
 
@@ -45,13 +50,41 @@ def configure(folder: Path) -> None:
                 },
             }
         },
-        INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "oauth2_provider"],
+        INSTALLED_APPS=[
+            "django.contrib.auth",
+            "django.contrib.contenttypes",
+            "django.contrib.sessions",
+            "oauth2_provider",
+        ],
+        MIDDLEWARE=[
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.middleware.csrf.CsrfViewMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+        ],
+        TEMPLATES=[
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "OPTIONS": {
+                    "loaders": [
+                        ("django.template.loaders.locmem.Loader", {"registration/login.html": SIGN_IN_PAGE}),
+                        "django.template.loaders.app_directories.Loader",
+                    ]
+                },
+            }
+        ],
+        LOGIN_URL="/login/",
+        STATIC_URL="/static/",
+        # Hashing is slow on purpose, and not what is tested.
+        PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         OAUTH2_PROVIDER={
             "ACCESS_TOKEN_EXPIRE_SECONDS": ACCESS_TTL_S,
             "ROTATE_REFRESH_TOKEN": True,
             "REFRESH_TOKEN_GRACE_PERIOD_SECONDS": GRACE_S,
             "REFRESH_TOKEN_REUSE_PROTECTION": True,
+            "PKCE_REQUIRED": True,
+            # No PKCE method but S256.
+            "COMPLIANT_BCP_RFC9700_PKCE_METHOD": True,
             "SCOPES": {"read": "Read"},
         },
         ROOT_URLCONF=__name__,
@@ -62,6 +95,7 @@ def configure(folder: Path) -> None:
 
 
 def serve() -> None:
+    from django.contrib.auth import get_user_model
     from django.core.management import call_command
     from django.core.wsgi import get_wsgi_application
     from oauth2_provider.models import get_application_model
@@ -73,16 +107,24 @@ def serve() -> None:
         client_id=CLIENT["id"],
         defaults={
             "client_secret": CLIENT["secret"],
-            # Hashing is slow on purpose, and not what is tested.
             "hash_client_secret": False,
             "client_type": application.CLIENT_CONFIDENTIAL,
             "authorization_grant_type": application.GRANT_AUTHORIZATION_CODE,
+            # Of any port (RFC 8252 section 7.3).
             "redirect_uris": "http://127.0.0.1/callback",
         },
     )
+    for name, password in PEOPLE.items():
+        get_user_model().objects.create_user(name, password=password)
     server = create_server(get_wsgi_application(), host="127.0.0.1", port=0, threads=THREADS)
     site = f"http://127.0.0.1:{server.effective_port}"
-    told = {"token_url": f"{site}/token/", "client_id": CLIENT["id"], "client_secret": CLIENT["secret"]}
+    told = {
+        "authorize_url": f"{site}/authorize/",
+        "token_url": f"{site}/token/",
+        "me_url": f"{site}/me/",
+        "client_id": CLIENT["id"],
+        "client_secret": CLIENT["secret"],
+    }
     print(json.dumps(told), flush=True)
     threading.Thread(target=end_with_the_test, daemon=True).start()
     server.run()
@@ -130,7 +172,8 @@ def sign_in(name: str) -> dict:
 def families() -> None:
     from django.contrib.auth import get_user_model
 
-    print(json.dumps({user.username: family(user) for user in get_user_model().objects.all()}))
+    users = get_user_model().objects.filter(oauth2_provider_refreshtoken__isnull=False).distinct()
+    print(json.dumps({user.username: family(user) for user in users}))
 
 
 def family(user) -> dict:
@@ -175,10 +218,23 @@ def __getattr__(name: str):
     """`urlpatterns`, which can be made only when the settings are."""
     if name != "urlpatterns":
         raise AttributeError(name)
+    from django.contrib.auth.views import LoginView
+    from django.http import JsonResponse
     from django.urls import path
-    from oauth2_provider.views import TokenView
+    from oauth2_provider.decorators import protected_resource
+    from oauth2_provider.views import AuthorizationView, TokenView
 
-    return [path("token/", TokenView.as_view())]
+    @protected_resource()
+    def me(request):
+        """Whose access token it is; 403 where it is none that works."""
+        return JsonResponse({"username": request.resource_owner.username})
+
+    return [
+        path("login/", LoginView.as_view()),
+        path("authorize/", AuthorizationView.as_view()),
+        path("token/", TokenView.as_view()),
+        path("me/", me),
+    ]
 
 
 if __name__ == "__main__":

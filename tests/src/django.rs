@@ -1,5 +1,5 @@
 //! PyPI `django-oauth-toolkit`: a server that nobody here wrote, whose refresh tokens rotate with a grace of a minute,
-//! and whose reuse after it ends the grant.
+//! and whose reuse after it ends the grant. `anna` and `ben` can sign in at its pages.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -13,7 +13,11 @@ use url::Url;
 use crate::foreign::Foreign;
 use crate::http::{Answer, Request};
 use crate::process::Running;
+use crate::proxy::Proxy;
 use crate::venv;
+
+/// How long access tokens live.
+pub const ACCESS_TTL: Duration = Duration::from_secs(20);
 
 /// The longest time until the server serves: its database is made first.
 const SERVES_WITHIN: Duration = Duration::from_secs(60);
@@ -56,6 +60,31 @@ impl Django {
         self.site.text("token_url").parse().expect("the site says a URL")
     }
 
+    /// Where people sign in.
+    pub fn authorize_url(&self) -> &str {
+        self.site.text("authorize_url")
+    }
+
+    /// Where it says whose access token it is.
+    pub fn me_url(&self) -> &str {
+        self.site.text("me_url")
+    }
+
+    /// The section of the provider `django` in a configuration, whose tokens come through this proxy. The file `secret`
+    /// has the client's secret.
+    pub fn section(&self, proxy: &Proxy) -> String {
+        let mut token_url = self.token_url();
+        token_url.set_port(Some(proxy.address().port())).expect("an http URL has a port");
+        format!(
+            "[providers.django]\n\
+             token_url = \"{token_url}\"\n\
+             client_id = \"{}\"\n\
+             client_secret = {{ file = \"secret\" }}\n\
+             rotation = \"grace:60\"\n",
+            self.client_id()
+        )
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         let addresses = self.token_url().socket_addrs(|| None).expect("an address needs no look-up");
@@ -77,11 +106,25 @@ impl Django {
         self.command(&["grants", prefix, &count.to_string(), provider])
     }
 
-    /// What the site's own database says of each user.
+    /// What the site's own database says of each user who has refresh tokens.
     pub fn families(&self) -> BTreeMap<String, Family> {
         let told: Value = serde_json::from_str(&self.command(&["families"])).expect("the script prints JSON");
         let told = told.as_object().expect("an object of users");
         told.iter().map(|(user, family)| (user.clone(), Family::read(family))).collect()
+    }
+
+    /// Whose access token this is, by the site's own word; `None` where it takes no such token.
+    #[track_caller]
+    pub fn account_of(&self, access_token: &str) -> Option<String> {
+        let bearer = format!("Bearer {access_token}");
+        let url: Url = self.me_url().parse().expect("the site says a URL");
+        let request = Request { headers: &[("authorization", &bearer)], ..Request::get(url.path()) };
+        let answer = request.at_address(&self.address().to_string()).expect("the site answers");
+        match answer.status {
+            200 => answer.json()["username"].as_str().map(str::to_owned),
+            401 | 403 => None,
+            _ => panic!("{answer:?}"),
+        }
     }
 
     /// Refreshes as a client of its own would, and gives what the site says.

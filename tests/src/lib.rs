@@ -14,6 +14,7 @@ pub mod mock_server;
 pub mod oidc;
 pub mod process;
 pub mod proxy;
+pub mod sign_in;
 pub mod sim;
 pub mod snapshot;
 pub mod terminal;

@@ -31,7 +31,7 @@ const SEED: u64 = 20_261_125;
 fn no_grant_is_lost_where_one_answer_in_five_is() {
     let django = Django::start();
     let proxy = Proxy::start(django.address(), SEED);
-    let installation = Installation::new(&config(&django, &proxy));
+    let installation = Installation::new(&django.section(&proxy));
     std::fs::write(installation.path("secret"), django.client_secret()).expect("the folder is ours");
     let daemon = installation.start();
     installation.import_lines(&django.grants("c", CONNECTIONS, "django"));
@@ -67,19 +67,6 @@ fn no_grant_is_lost_where_one_answer_in_five_is() {
 fn lasts() -> Duration {
     let Ok(given) = env::var("TOKENKEEP_DJANGO_SECONDS") else { return LASTS };
     Duration::from_secs(given.parse().expect("TOKENKEEP_DJANGO_SECONDS is a whole number of seconds"))
-}
-
-fn config(django: &Django, proxy: &Proxy) -> String {
-    let mut token_url = django.token_url();
-    token_url.set_port(Some(proxy.address().port())).expect("an http URL has a port");
-    format!(
-        "[providers.django]\n\
-         token_url = \"{token_url}\"\n\
-         client_id = \"{}\"\n\
-         client_secret = {{ file = \"secret\" }}\n\
-         rotation = \"grace:60\"\n",
-        django.client_id()
-    )
 }
 
 /// What the status said meanwhile.

@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokenkeep_tests::browser::{Answer, Browser, Profile, Report, Scripts, Visit};
+use tokenkeep_tests::browser::{Answer, Browser, Profile, Scripts, Visit};
 use tokenkeep_tests::daemon::{Daemon, Installation};
 use tokenkeep_tests::http::Request;
 use tokenkeep_tests::oidc::{ClientKey, ClientKind, Oidc, Pages, Read};
-use tokenkeep_tests::process::{Ran, Running, wait_for};
+use tokenkeep_tests::process::{Running, wait_for};
+use tokenkeep_tests::sign_in::{
+    NAME, OPEN, SignIn, TELLS_WITHIN, altered, expect_page, expect_told, line_after, origin, parameter, told,
+};
 use url::Url;
 
 const ACCESS_TTL_S: u32 = 10;
@@ -23,21 +26,7 @@ const KEPT_FRESH_FOR: Duration = Duration::from_secs(3 * ACCESS_TTL_S as u64);
 const RENEWALS_MIN: u64 = 4;
 const READ_EVERY: Duration = Duration::from_millis(100);
 const INTROSPECT_EVERY: usize = 3;
-/// The longest time for a command to say where to sign in, and to end after the browser came back.
-const TELLS_WITHIN: Duration = Duration::from_secs(30);
-const ENDS_WITHIN: Duration = Duration::from_secs(60);
-const NAME: &str = "jira";
 const SCOPES: &str = "openid offline_access";
-const OPEN: &str = "open this address to sign in: ";
-
-/// What a sentence must say, by what went wrong.
-mod told {
-    pub const DENIED: &str = "denied";
-    pub const UNKNOWN: &str = "not known here";
-    pub const OTHER_BROWSER: &str = "another browser";
-    pub const OTHER_ISSUER: &str = "the provider that was asked";
-    pub const EXPIRED: &str = "in time";
-}
 
 /// A certified server, its person's browser, and the daemon between them.
 struct World {
@@ -97,7 +86,7 @@ impl World {
     /// The person `anna` connects [`NAME`] through the terminal.
     #[track_caller]
     fn connect(&self) -> Value {
-        let sign_in = SignIn::begin(&self.installation, "op", &[]);
+        let sign_in = at_terminal(&self.installation, "op", &[]);
         self.browser.profile(Scripts::Run).visit(Visit::new(&sign_in.url, "anna"));
         sign_in.expect_connected();
         self.grant()
@@ -193,8 +182,7 @@ impl World {
 
     /// Where the daemon is for browsers.
     fn public_url(begun: &Value) -> String {
-        let url = Url::parse(begun["url"].as_str().expect("an address")).expect("a URL");
-        url.origin().ascii_serialization()
+        origin(begun["url"].as_str().expect("an address"))
     }
 
     /// Has `anna` sign in, and keeps the redirect.
@@ -213,74 +201,20 @@ fn account_of(oidc: &Oidc, access_token: &str) -> Value {
     request.at_address(oidc.address()).expect("oidc-provider answers").json()["sub"].clone()
 }
 
-/// A `connect` that waits for its person.
-struct SignIn {
-    process: Running,
-    url: String,
+/// Begins at the terminal, with `more` arguments.
+#[track_caller]
+fn at_terminal(installation: &Installation, provider: &str, more: &[&str]) -> SignIn {
+    SignIn::begin(installation, &[&asked(provider)[..], more].concat())
 }
 
-impl SignIn {
-    #[track_caller]
-    fn begin(installation: &Installation, provider: &str, more: &[&str]) -> Self {
-        let mut process = installation.spawn(&Self::arguments(provider, &[&["--no-browser"], more].concat()));
-        let url = line_after(&mut process, OPEN);
-        Self { process, url }
-    }
-
-    fn arguments<'a>(provider: &'a str, more: &[&'a str]) -> Vec<&'a str> {
-        let usual = ["connect", NAME, "--provider", provider, "--scopes", SCOPES, "--param", "prompt=consent"];
-        [&usual[..], more].concat()
-    }
-
-    fn parameter(&self, name: &str) -> String {
-        parameter(&self.url, name)
-    }
-
-    /// Where it waits for the browser.
-    fn redirect_uri(&self) -> String {
-        self.parameter("redirect_uri")
-    }
-
-    /// Has `anna` sign in, and keeps the redirect.
-    #[track_caller]
-    fn hold(&self, profile: &Profile<'_>) -> String {
-        profile.hold_redirect(&self.url, "anna", &self.redirect_uri())
-    }
-
-    fn end(self) -> Ran {
-        self.process.finish(ENDS_WITHIN)
-    }
-
-    #[track_caller]
-    fn expect_connected(self) -> Ran {
-        let ran = self.end().expect_code(0);
-        assert_eq!(ran.stderr.lines().filter(|&line| line == format!("connected {NAME}")).count(), 1, "{ran:?}");
-        ran
-    }
-
-    /// Brings this redirect to it, and panics unless it and the page end with that sentence.
-    #[track_caller]
-    fn expect_refused(self, profile: &Profile<'_>, redirect: &str, words: &str) {
-        let origin = Url::parse(redirect).expect("a URL").origin().ascii_serialization();
-        expect_page(&profile.open(redirect), &origin, words);
-        expect_told(self.end(), words);
-    }
+/// Begins at a device.
+#[track_caller]
+fn at_device(installation: &Installation) -> Running {
+    installation.spawn(&[&["connect", NAME, "--device"], &asked("op")[..]].concat())
 }
 
-fn parameter(url: &str, name: &str) -> String {
-    let url = Url::parse(url).expect("a URL");
-    let found = url.query_pairs().find(|(found, _)| found == name).map(|(_, value)| value.into_owned());
-    found.unwrap_or_else(|| panic!("no {name} in {url}"))
-}
-
-/// The address with these parameters in place of its own; `None` takes one out.
-fn altered(url: &str, changes: &[(&str, Option<&str>)]) -> String {
-    let url = Url::parse(url).expect("a URL");
-    let kept = url.query_pairs().filter(|(name, _)| changes.iter().all(|(changed, _)| changed != name));
-    let set = changes.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
-    let mut new = url.clone();
-    new.query_pairs_mut().clear().extend_pairs(kept).extend_pairs(set);
-    new.into()
+fn asked(provider: &str) -> [&str; 6] {
+    ["--provider", provider, "--scopes", SCOPES, "--param", "prompt=consent"]
 }
 
 /// The query of one redirect at the address of another sign-in.
@@ -290,40 +224,10 @@ fn brought_to(redirect: &str, redirect_uri: &str) -> String {
     url.into()
 }
 
-/// What a command says after these words; waits for the line.
-#[track_caller]
-fn line_after(process: &mut Running, words: &str) -> String {
-    wait_for(&format!("`{words}`"), TELLS_WITHIN, || {
-        let (ended, said) = (process.ended(), process.stderr());
-        let line = said.split_inclusive('\n').find(|line| line.contains(words) && line.ends_with('\n'));
-        assert!(line.is_some() || ended.is_none(), "it ended before it said `{words}`:\n{said}");
-        Some(line?.split_once(words)?.1.trim_end().to_owned())
-    })
-}
-
-/// Panics unless a command failed with one sentence that has these words, and a next step.
-#[track_caller]
-fn expect_told(ran: Ran, words: &str) {
-    let ran = ran.expect_code(1);
-    let starting = |start: &str| ran.stderr.lines().filter(|line| line.starts_with(start)).collect::<Vec<_>>();
-    let (errors, next) = (starting("error: "), starting("next: "));
-    assert_eq!((errors.len(), next.len()), (1, 1), "{}", ran.stderr);
-    assert!(errors[0].contains(words), "{}", ran.stderr);
-    assert_eq!(ran.stdout, "");
-}
-
-/// Panics unless a page says that nothing was connected, with these words, and is clean.
-#[track_caller]
-fn expect_page(report: &Report, origin: &str, words: &str) {
-    report.expect_clean(origin);
-    assert!(report.text.contains(words), "{report:#?}");
-    assert!(report.status.is_some_and(|status| (400..500).contains(&status)), "{report:#?}");
-}
-
 #[test]
 fn code_with_pkce_through_a_terminal_is_kept_fresh() {
     let world = World::new(ClientKind::Public);
-    let sign_in = SignIn::begin(&world.installation, "op", &[]);
+    let sign_in = at_terminal(&world.installation, "op", &[]);
     assert_eq!(
         (sign_in.parameter("code_challenge_method").as_str(), sign_in.parameter("scope").as_str()),
         ("S256", SCOPES)
@@ -347,7 +251,7 @@ fn code_with_pkce_through_a_terminal_is_kept_fresh() {
 #[test]
 fn code_with_a_secret_a_hint_and_no_scripts_ends_with_the_connection_as_json() {
     let world = World::new(ClientKind::Confidential);
-    let sign_in = SignIn::begin(&world.installation, "op", &["--json", "--login-hint", "ben", "--label", "team=a"]);
+    let sign_in = at_terminal(&world.installation, "op", &["--json", "--login-hint", "ben", "--label", "team=a"]);
     let report = world.browser.profile(Scripts::Off).visit(Visit::new(&sign_in.url, ""));
     assert!(report.text.contains(NAME), "{report:#?}");
     let connection = sign_in.expect_connected().json();
@@ -366,7 +270,8 @@ fn the_terminal_starts_a_browser() {
     fs::set_permissions(&opener, fs::Permissions::from_mode(0o755)).expect("it is ours");
     let path = format!("{}:{}", folder.display(), std::env::var("PATH").expect("a PATH"));
 
-    let mut process = world.installation.spawn_with(&SignIn::arguments("op", &[]), &[("PATH", &path)]);
+    let mut process =
+        world.installation.spawn_with(&[&["connect", NAME], &asked("op")[..]].concat(), &[("PATH", &path)]);
     let url = line_after(&mut process, OPEN);
     let asked =
         wait_for("the opener", TELLS_WITHIN, || fs::read_to_string(&opened).ok().filter(|text| !text.is_empty()));
@@ -416,7 +321,7 @@ fn device_told(process: &mut Running, oidc: &Oidc) -> (String, String) {
 #[test]
 fn a_device_s_sign_in_is_kept_fresh() {
     let world = World::new(ClientKind::Public);
-    let mut process = world.installation.spawn(&SignIn::arguments("op", &["--device"]));
+    let mut process = at_device(&world.installation);
     let (url, user_code) = device_told(&mut process, &world.oidc);
     let report = world.browser.profile(Scripts::Run).visit(Visit { user_code: &user_code, ..Visit::new(&url, "anna") });
     assert!(report.text.contains("Sign-in Success"), "{report:#?}");
@@ -484,8 +389,8 @@ fn reconnecting_keeps_name_and_history_and_refuses_another_account() {
     assert_eq!(world.installation.connections().len(), 1);
     assert!(world.installation.connection(NAME)["generation"].as_u64() > generation);
 
-    let sign_in = SignIn::begin(&world.installation, "op", &[]);
-    let origin = Url::parse(&sign_in.redirect_uri()).expect("a URL").origin().ascii_serialization();
+    let sign_in = at_terminal(&world.installation, "op", &[]);
+    let origin = sign_in.origin();
     let report = world.browser.profile(Scripts::Run).visit(Visit::new(&sign_in.url, "ben"));
     expect_page(&report, &origin, "anna");
     expect_told(sign_in.end(), "`ben`");
@@ -518,13 +423,13 @@ fn connections_that_share_one_grant_are_named() {
 fn denied_consent_ends_with_a_sentence() {
     let world = World::new(ClientKind::Public);
     let before = world.connect();
-    let sign_in = SignIn::begin(&world.installation, "op", &[]);
-    let origin = Url::parse(&sign_in.redirect_uri()).expect("a URL").origin().ascii_serialization();
+    let sign_in = at_terminal(&world.installation, "op", &[]);
+    let origin = sign_in.origin();
     let deny = Visit { answer: Answer::Deny, ..Visit::new(&sign_in.url, "anna") };
     expect_page(&world.browser.profile(Scripts::Off).visit(deny), &origin, told::DENIED);
     expect_told(sign_in.end(), told::DENIED);
 
-    let mut process = world.installation.spawn(&SignIn::arguments("op", &["--device"]));
+    let mut process = at_device(&world.installation);
     let (url, user_code) = device_told(&mut process, &world.oidc);
     let deny = Visit { user_code: &user_code, answer: Answer::Deny, ..Visit::new(&url, "anna") };
     world.browser.profile(Scripts::Run).visit(deny);
@@ -557,7 +462,7 @@ fn a_forged_state_ends_with_a_sentence() {
     let before = world.connect();
     for forged in [Some("0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"), None] {
         let profile = world.browser.profile(Scripts::Run);
-        let sign_in = SignIn::begin(&world.installation, "op", &[]);
+        let sign_in = at_terminal(&world.installation, "op", &[]);
         let redirect = altered(&sign_in.hold(&profile), &[("state", forged)]);
         sign_in.expect_refused(&profile, &redirect, told::UNKNOWN);
     }
@@ -572,7 +477,7 @@ fn a_wrong_issuer_ends_with_a_sentence() {
     // The server says that it always names itself, so a redirect that names nobody is not its own.
     for forged in [Some("https://evil.example"), None] {
         let profile = world.browser.profile(Scripts::Run);
-        let sign_in = SignIn::begin(&world.installation, "op", &[]);
+        let sign_in = at_terminal(&world.installation, "op", &[]);
         let redirect = altered(&sign_in.hold(&profile), &[("iss", forged)]);
         sign_in.expect_refused(&profile, &redirect, told::OTHER_ISSUER);
     }
@@ -592,15 +497,15 @@ fn a_redirect_of_another_provider_ends_with_a_sentence() {
     // is, and with our state, as the one who mixes them up would know it.
     for knows_state in [false, true] {
         let profile = world.browser.profile(Scripts::Run);
-        let decoy = SignIn::begin(&world.installation, "other", &[]);
+        let decoy = at_terminal(&world.installation, "other", &[]);
         let redirect = decoy.hold(&profile);
-        let sign_in = SignIn::begin(&world.installation, "op", &[]);
+        let sign_in = at_terminal(&world.installation, "op", &[]);
         let brought = brought_to(&redirect, &sign_in.redirect_uri());
         let state = sign_in.parameter("state");
         if knows_state {
             sign_in.expect_refused(&profile, &altered(&brought, &[("state", Some(&state))]), told::OTHER_ISSUER);
         } else {
-            let origin = Url::parse(&brought).expect("a URL").origin().ascii_serialization();
+            let origin = origin(&brought);
             let report = profile.open(&brought);
             report.expect_clean(&origin);
             assert!(report.status.is_some_and(|status| (400..500).contains(&status)), "{report:#?}");
@@ -624,6 +529,24 @@ fn a_redirect_that_comes_twice_ends_with_a_sentence() {
     expect_page(&profile.open(&redirect), &origin, told::UNKNOWN);
     assert_eq!(world.standing(&begun)["status"], "connected");
     // A code that came twice would have made the server end the grant.
+    world.expect_intact(&before);
+}
+
+#[test]
+fn a_code_that_was_exchanged_ends_the_next_sign_in_with_a_sentence() {
+    let world = World::new(ClientKind::Public);
+    let (profile, first) = (world.browser.profile(Scripts::Run), at_terminal(&world.installation, "op", &[]));
+    let redirect = first.hold(&profile);
+    profile.open(&redirect);
+    first.expect_connected();
+    let before = world.grant();
+
+    let second = at_terminal(&world.installation, "op", &[]);
+    let state = second.parameter("state");
+    let replayed = altered(&brought_to(&redirect, &second.redirect_uri()), &[("state", Some(&state))]);
+    second.expect_refused(&profile, &replayed, told::UNKNOWN);
+    assert_eq!(world.oidc.seen()["codes"], 1, "it was sent again");
+    // Else the server would have ended the grant.
     world.expect_intact(&before);
 }
 
@@ -676,7 +599,7 @@ fn a_redirect_in_another_browser_ends_with_a_sentence() {
 fn an_expired_device_code_ends_with_a_sentence() {
     let world = World::with(ClientKind::Public, &Pages { device_ttl_s: 6, ..pages() });
     let before = world.connect();
-    let mut process = world.installation.spawn(&SignIn::arguments("op", &["--device"]));
+    let mut process = at_device(&world.installation);
     let (url, _) = device_told(&mut process, &world.oidc);
     expect_told(SignIn { process, url }.end(), told::EXPIRED);
     assert_eq!(world.grant(), before);
@@ -687,7 +610,7 @@ fn an_expired_device_code_ends_with_a_sentence() {
 fn a_closed_browser_leaves_all_as_it_was() {
     let world = World::new(ClientKind::Public);
     let before = world.connect();
-    let mut sign_in = SignIn::begin(&world.installation, "op", &[]);
+    let mut sign_in = at_terminal(&world.installation, "op", &[]);
     let profile = world.browser.profile(Scripts::Run);
     profile.visit(Visit { answer: Answer::Leave, ..Visit::new(&sign_in.url, "anna") });
     profile.close();
@@ -695,8 +618,13 @@ fn a_closed_browser_leaves_all_as_it_was() {
     assert!(sign_in.process.ended().is_none(), "{}", sign_in.process.stderr());
     world.expect_intact(&before);
     sign_in.process.signal(Signal::INT);
-    let ran = sign_in.end();
-    assert!(ran.code != Some(0) && !ran.stderr.contains("panicked"), "{ran:?}");
+    expect_told(sign_in.end(), told::GIVEN_UP);
     world.expect_intact(&before);
+    let mut process = at_device(&world.installation);
+    let (url, _) = device_told(&mut process, &world.oidc);
+    process.signal(Signal::INT);
+    // The daemon goes on asking.
+    expect_told(SignIn { process, url }.end(), told::WAITS_NO_LONGER);
+    assert_eq!(world.grant(), before);
     assert_eq!(world.connect()["connected"], 2);
 }

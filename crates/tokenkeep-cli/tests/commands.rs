@@ -36,6 +36,21 @@ fn problems_decide_the_exit_code() {
 }
 
 #[test]
+fn a_sign_in_that_nobody_ends_is_waited_for_as_long_as_it_lives() {
+    let begun = |proof: &str| {
+        format!(r#"{{"id":"s","flow":"code","url":"http://127.0.0.1:9/",{proof}"expires_at":"2026-01-01T00:00:00Z"}}"#)
+    };
+    let arguments = ["connect", "jira", "--provider", "p", "--no-browser"];
+    let (output, _) = with_daemon(&arguments, &[(201, &begun(r#""proof":"mine","#))]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("error: nobody has signed in in time\nnext: "), "{output:?}");
+
+    let (output, asked) = with_daemon(&arguments, &[(201, &begun("")), (404, &problem(404, "not_found"))]);
+    assert_eq!((output.status.code(), &*asked[1]), (Some(1), "GET /v1/connect/s HTTP/1.1"));
+    assert!(text(&output.stderr).contains("error: nobody has signed in in time, or the daemon was"), "{output:?}");
+}
+
+#[test]
 fn a_name_that_does_not_exist_is_compared_with_those_that_do() {
     let page = page(&[CONNECTION]);
     let answers = [(404, &*problem(404, "not_found")), (200, &*page)];

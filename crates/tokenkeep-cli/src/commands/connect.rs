@@ -6,12 +6,15 @@ use crate::api::json::ConnectionJson;
 use crate::api::oauth::{Look, html};
 use crate::cli::{Common, shown};
 use crate::client::{Client, TIMEOUT, encode};
+use crate::daemon::Signals;
 use crate::error::{CliError, Exit};
 use crate::output::{self, say};
 use clap::Args;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -126,11 +129,13 @@ fn begin(client: &Client, common: &Common, body: &ConnectBody) -> Result<crate::
 fn at_device(client: &Client, common: &Common, args: &ConnectArgs) -> Result<ConnectionJson, CliError> {
     let begun: BegunJson = begin(client, common, &body(args, Flow::Device, None))?.json()?;
     let (uri, code) = (begun.verification_uri.as_deref().unwrap_or("?"), begun.user_code.as_deref().unwrap_or("?"));
+    let interrupt = Interrupt::listen()?;
     say!("open {uri} on any device, and type in the code {code}");
     if let Some(whole) = &begun.verification_uri_complete {
         say!("or open {whole}");
     }
-    wait(client, &begun.id)
+    let client = client.clone();
+    interrupt.or(WhoEnds::Daemon, move |_| wait(&client, &begun.id))
 }
 
 /// Takes the redirect here where the provider allows it, else waits for the daemon to have taken it.
@@ -139,15 +144,26 @@ fn in_browser(client: &Client, common: &Common, args: &ConnectArgs) -> Result<Co
     let address = listener.as_ref().ok().and_then(|listener| listener.local_addr().ok());
     let own = address.map(|address| format!("http://{address}{CALLBACK}"));
     let begun: BegunJson = begin(client, common, &body(args, Flow::Code, own))?.json()?;
+    let (life, interrupt) = (life_of(&begun), Interrupt::listen()?);
     let url = begun.url.as_deref().unwrap_or_default();
     say!("open this address to sign in: {url}");
     if !args.no_browser {
         open_browser(url);
     }
+    let client = client.clone();
     match (begun.proof, listener) {
-        (Some(proof), Ok(listener)) => take_redirect(client, listener, &proof),
-        _ => wait(client, &begun.id),
+        (Some(proof), Ok(listener)) => {
+            interrupt.or(WhoEnds::Us, move |ending| take_redirect(&client, listener, &proof, life, ending))
+        }
+        _ => interrupt.or(WhoEnds::Daemon, move |_| wait(&client, &begun.id)),
     }
+}
+
+/// How long a sign-in lives from now on.
+fn life_of(begun: &BegunJson) -> Duration {
+    let ends: Option<jiff::Timestamp> = begun.expires_at.parse().ok();
+    let left = ends.map(|ends| ends.duration_since(jiff::Timestamp::now()));
+    left.map_or(SIGN_IN_MAX, |left| left.try_into().unwrap_or(Duration::ZERO)).min(SIGN_IN_MAX)
 }
 
 /// Starts what opens addresses here. It may be missing, or do nothing: the address is printed above.
@@ -161,11 +177,94 @@ fn open_browser(url: &str) {
     }
 }
 
+/// Who brings a sign-in to its end once the person has signed in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WhoEnds {
+    /// This command: without it nothing comes of the sign-in.
+    Us,
+    /// The daemon, whoever waits for it.
+    Daemon,
+}
+
+/// The right to end a sign-in, or to say that nobody will: it is taken once.
+struct Ending(AtomicBool);
+
+impl Ending {
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::SeqCst)
+    }
+}
+
+/// Ctrl-C and SIGTERM, which from now on do not end the process by themselves.
+struct Interrupt {
+    runtime: tokio::runtime::Runtime,
+    signals: Signals,
+}
+
+impl Interrupt {
+    fn listen() -> Result<Self, CliError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+        let runtime = runtime.map_err(|error| CliError::new(format!("signals cannot be received: {error}")))?;
+        let signals = runtime.block_on(async { Signals::new() })?;
+        Ok(Self { runtime, signals })
+    }
+
+    /// What becomes of a sign-in, unless the person at the terminal gives it up before. A `sign_in` that we end
+    /// ourselves takes the [`Ending`] first.
+    fn or(
+        mut self,
+        who: WhoEnds,
+        sign_in: impl FnOnce(&Ending) -> Result<ConnectionJson, CliError> + Send + 'static,
+    ) -> Result<ConnectionJson, CliError> {
+        let ending = Arc::new(Ending(AtomicBool::new(who == WhoEnds::Daemon)));
+        let theirs = Arc::clone(&ending);
+        let outcome = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                ended = tokio::task::spawn_blocking(move || sign_in(&theirs)) => {
+                    ended.unwrap_or_else(|error| Err(CliError::new(format!("the sign-in is not waited for: {error}"))))
+                }
+                () = self.signals.next() => Err(given_up(&ending)),
+            }
+        });
+        // What still waits ends with this process.
+        self.runtime.shutdown_background();
+        outcome
+    }
+}
+
+const GIVEN_UP: &str = "the sign-in was given up, and nothing was changed";
+
+fn given_up(ending: &Ending) -> CliError {
+    if ending.take() {
+        return begin_again(GIVEN_UP);
+    }
+    CliError::new("this command waits no longer, while the sign-in may still come to its end")
+        .next_step("look at `tokenkeep status NAME`; what nobody ends is over in a while, and changes nothing")
+}
+
+fn begin_again(cause: &str) -> CliError {
+    CliError::new(cause).next_step("begin again with `tokenkeep connect NAME`")
+}
+
+fn too_late() -> CliError {
+    begin_again("nobody has signed in in time")
+}
+
+/// The daemon forgets a sign-in whose time is over, and every one when it ends.
+fn or_forgotten(error: CliError) -> CliError {
+    match error.exit() {
+        Exit::NotFound => begin_again("nobody has signed in in time, or the daemon was started anew meanwhile"),
+        _ => error,
+    }
+}
+
 /// Asks until the sign-in has ended.
 fn wait(client: &Client, id: &str) -> Result<ConnectionJson, CliError> {
     let started = Instant::now();
     while started.elapsed() < SIGN_IN_MAX {
-        let sign_in: SignInJson = client.get(&format!("/v1/connect/{}", encode(id)))?.json()?;
+        let answer = client.get(&format!("/v1/connect/{}", encode(id)));
+        let sign_in: SignInJson = answer.map_err(or_forgotten)?.json()?;
         match (sign_in.status.as_str(), sign_in.connection) {
             ("connected", Some(connection)) => return Ok(connection),
             ("failed", _) => {
@@ -178,12 +277,14 @@ fn wait(client: &Client, id: &str) -> Result<ConnectionJson, CliError> {
     Err(too_late())
 }
 
-fn too_late() -> CliError {
-    CliError::new("nobody has signed in in time").next_step("begin again with `tokenkeep connect NAME`")
-}
-
 /// Waits for the browser to come back, and brings the daemon what it carries.
-fn take_redirect(client: &Client, listener: TcpListener, proof: &str) -> Result<ConnectionJson, CliError> {
+fn take_redirect(
+    client: &Client,
+    listener: TcpListener,
+    proof: &str,
+    life: Duration,
+    ending: &Ending,
+) -> Result<ConnectionJson, CliError> {
     let (found, redirects) = mpsc::channel();
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -197,11 +298,11 @@ fn take_redirect(client: &Client, listener: TcpListener, proof: &str) -> Result<
             });
         }
     });
-    let (query, stream) = redirects.recv_timeout(SIGN_IN_MAX).map_err(|error| match error {
+    let (query, stream) = redirects.recv_timeout(life).map_err(|error| match error {
         RecvTimeoutError::Timeout => too_late(),
         RecvTimeoutError::Disconnected => CliError::new("the redirect cannot be waited for any more"),
     })?;
-    let outcome = finish(client, &query, proof);
+    let outcome = if ending.take() { finish(client, &query, proof) } else { Err(begin_again(GIVEN_UP)) };
     let page = match &outcome {
         Ok(connection) => html(
             Look::Plain,
@@ -297,5 +398,19 @@ mod tests {
         ] {
             assert_eq!(asked(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_sign_in_is_ended_or_given_up_and_never_both() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let mut browser = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        browser.write_all(b"GET /callback?code=a&state=b HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let ending = Ending(AtomicBool::new(false));
+        assert_eq!(given_up(&ending).cause(), GIVEN_UP);
+        // It would have to say that there is no daemon.
+        let nobody = Client::new("/nowhere/tokenkeep.sock".into());
+        let late = take_redirect(&nobody, listener, "proof", Duration::from_secs(60), &ending).unwrap_err();
+        assert_eq!(late.cause(), GIVEN_UP);
+        assert!(given_up(&ending).cause().contains("may still come to its end"), "it was taken up");
     }
 }

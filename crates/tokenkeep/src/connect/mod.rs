@@ -8,6 +8,8 @@ mod pending;
 mod revoke;
 mod service;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 
 pub use settings::Redirects;
 
@@ -68,20 +70,5 @@ impl Pkce {
 impl Default for Pkce {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_challenge_is_the_one_of_the_standard_s_example() {
-        // RFC 7636 appendix B.
-        let pkce = Pkce::of(Secret::new("dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"));
-        assert_eq!(pkce.challenge, "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
-        let (one, other) = (Pkce::new(), Pkce::new());
-        assert_eq!(one.verifier.expose().len(), 43);
-        assert_ne!(one.challenge, other.challenge);
     }
 }
