@@ -47,7 +47,13 @@ impl SignIn {
     /// Connects [`NAME`] with these arguments, in a browser that the command does not start.
     #[track_caller]
     pub fn begin(installation: &Installation, arguments: &[&str]) -> Self {
-        let mut process = installation.spawn(&[&["connect", NAME, "--no-browser"], arguments].concat());
+        Self::of(installation, NAME, arguments)
+    }
+
+    /// The same for a connection of another name.
+    #[track_caller]
+    pub fn of(installation: &Installation, name: &str, arguments: &[&str]) -> Self {
+        let mut process = installation.spawn(&[&["connect", name, "--no-browser"], arguments].concat());
         let url = line_after(&mut process, OPEN);
         Self { process, url }
     }

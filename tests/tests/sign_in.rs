@@ -408,12 +408,9 @@ fn connections_that_share_one_grant_are_named() {
     let alone = world.installation.run(&["status", NAME]).expect_code(0);
     assert!(!alone.stdout.contains("one grant"), "{}", alone.stdout);
 
-    let mut arguments = SignIn::arguments("op2", &["--no-browser"]);
-    arguments[1] = "wiki";
-    let mut process = world.installation.spawn(&arguments);
-    let url = line_after(&mut process, OPEN);
-    world.browser.profile(Scripts::Run).visit(Visit::new(&url, "anna"));
-    let ran = process.finish(ENDS_WITHIN).expect_code(0);
+    let sign_in = SignIn::of(&world.installation, "wiki", &asked("op2"));
+    world.browser.profile(Scripts::Run).visit(Visit::new(&sign_in.url, "anna"));
+    let ran = sign_in.end().expect_code(0);
     assert!(ran.stderr.contains(&format!("it is one grant at op2 with {NAME}")), "{}", ran.stderr);
     let shared = world.installation.run(&["status", NAME]).expect_code(0);
     assert!(shared.stdout.contains("one grant with      wiki\n"), "{}", shared.stdout);
