@@ -1,0 +1,88 @@
+//! What is asked and made of an answer, where the answer matters to the letter: the real library on a clock that the
+//! test owns, at the end of a network of which the test writes every answer.
+
+use std::sync::Arc;
+
+use tokenkeep::connect::{BegunDevice, Connect};
+use tokenkeep::{Provider, RefreshAsk};
+use tokenkeep_core::Secret;
+use tokenkeep_core::oauth::request::Client;
+use tokenkeep_core::provider::Rules;
+use tokenkeep_tests::sim::on_virtual_time;
+use tokenkeep_tests::sim::scene::{Scene, key, pass};
+use tokenkeep_tests::sim::script::Script;
+use url::Url;
+
+const DEVICE: &str = r#"{"device_code":"d","user_code":"AB-CD","verification_uri":"https://p.example/d","interval":5}"#;
+const RESOURCES: [&str; 2] = ["https://one.example", "https://two.example"];
+
+fn url(path: &str) -> Url {
+    format!("https://p.example{path}").parse().expect("a well-formed address")
+}
+
+fn provider(rules: Rules) -> Provider {
+    let client = Client { id: "app".into(), secret: Some(Secret::new("s3cret")) };
+    let mut provider = Provider::new("p", url("/token"), client, rules);
+    provider.sign_in.authorize_url = Some(url("/authorize"));
+    provider.sign_in.device_url = Some(url("/device"));
+    provider.sign_in.resources = RESOURCES.map(str::to_owned).to_vec();
+    provider
+}
+
+async fn scene() -> (Scene, Arc<Script>) {
+    Scene::scripted(7, provider(Rules::default())).await
+}
+
+async fn begin_device(scene: &Scene, script: &Script) -> BegunDevice {
+    script.answer(200, DEVICE);
+    scene.keep.connect_at_device(Connect::new(key("c"), "p")).await.expect("a device code")
+}
+
+/// Signs in by browser, with this answer to the code.
+async fn sign_in_by_code(scene: &Scene, script: &Script, answer: &str) {
+    let begun = scene.keep.connect(Connect::new(key("c"), "p"), &url("/callback")).expect("an address");
+    script.answer(200, answer);
+    let query = format!("code=k&state={}", begun.id);
+    scene.keep.finish_sign_in(&query, &begun.proof).await.expect("a connection");
+}
+
+async fn sign_in_by_device(scene: &Scene, script: &Script, answer: &str) {
+    begin_device(scene, script).await;
+    script.answer(200, answer);
+    pass(6).await;
+}
+
+#[test]
+fn every_token_request_of_a_sign_in_says_what_its_token_is_for() {
+    on_virtual_time(async {
+        let token = r#"{"access_token":"a","refresh_token":"r","expires_in":3600}"#;
+        let (scene, script) = scene().await;
+        sign_in_by_code(&scene, &script, token).await;
+        sign_in_by_device(&scene, &script, token).await;
+        script.answer(200, token);
+        scene.keep.connect_as_client(Connect::new(key("client"), "p")).await.expect("a connection");
+        let asked: Vec<_> = script.asked().into_iter().filter(|asked| asked.url == url("/token")).collect();
+        let grants: Vec<_> = asked.iter().flat_map(|asked| asked.parameters("grant_type")).collect();
+        let device = "urn:ietf:params:oauth:grant-type:device_code";
+        assert_eq!(grants, ["authorization_code", device, "client_credentials"]);
+        for asked in asked {
+            assert_eq!(asked.parameters("resource"), RESOURCES, "RFC 8707 section 2.2: {asked:?}");
+        }
+    });
+}
+
+#[test]
+fn what_the_client_itself_gets_again_is_for_the_same_resources() {
+    let token = r#"{"access_token":"a","expires_in":3600}"#;
+    on_virtual_time(async {
+        let (scene, script) = scene().await;
+        for _ in 0..2 {
+            script.answer(200, token);
+        }
+        scene.keep.connect_as_client(Connect::new(key("c"), "p")).await.expect("a connection");
+        scene.keep.refresh(&key("c"), RefreshAsk { force: true, ..RefreshAsk::default() }).await.expect("a refresh");
+        let renewal = &script.asked()[1];
+        assert_eq!(renewal.parameters("grant_type"), ["client_credentials"]);
+        assert_eq!(renewal.parameters("resource"), RESOURCES, "{renewal:?}");
+    });
+}
