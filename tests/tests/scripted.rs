@@ -11,6 +11,7 @@ use tokenkeep_core::provider::Rules;
 use tokenkeep_tests::sim::on_virtual_time;
 use tokenkeep_tests::sim::scene::{Scene, key, pass};
 use tokenkeep_tests::sim::script::Script;
+use tokenkeep_tests::sim::world::BEGINNING_MS;
 use url::Url;
 
 const DEVICE: &str = r#"{"device_code":"d","user_code":"AB-CD","verification_uri":"https://p.example/d","interval":5}"#;
@@ -52,6 +53,12 @@ async fn sign_in_by_device(scene: &Scene, script: &Script, answer: &str) {
     pass(6).await;
 }
 
+/// How long the access token in hand lives, seen from the beginning.
+async fn life_s(scene: &Scene) -> i64 {
+    let expires_at = scene.get("c").await.times.expires_at.expect("it has an end");
+    (expires_at.as_millis() - BEGINNING_MS) / 1_000
+}
+
 #[test]
 fn every_token_request_of_a_sign_in_says_what_its_token_is_for() {
     on_virtual_time(async {
@@ -84,5 +91,26 @@ fn what_the_client_itself_gets_again_is_for_the_same_resources() {
         let renewal = &script.asked()[1];
         assert_eq!(renewal.parameters("grant_type"), ["client_credentials"]);
         assert_eq!(renewal.parameters("resource"), RESOURCES, "{renewal:?}");
+    });
+}
+
+#[test]
+fn quirk_2_a_sign_in_may_state_the_end_of_its_token_alone() {
+    let token = r#"{"access_token":"a","refresh_token":"r","expires_at":1800001800}"#;
+    on_virtual_time(async {
+        let (scene, script) = scene().await;
+        sign_in_by_code(&scene, &script, token).await;
+        assert_eq!(life_s(&scene).await, 1_800);
+    });
+    on_virtual_time(async {
+        let (scene, script) = scene().await;
+        sign_in_by_device(&scene, &script, token).await;
+        assert_eq!(life_s(&scene).await, 1_800);
+    });
+    on_virtual_time(async {
+        let (scene, script) = scene().await;
+        script.answer(200, token);
+        scene.keep.connect_as_client(Connect::new(key("c"), "p")).await.expect("a connection");
+        assert_eq!(life_s(&scene).await, 1_800);
     });
 }

@@ -545,10 +545,11 @@ impl TokenKeep {
         renewal: Renewal,
     ) -> Result<Imported, Error> {
         let connect::Brought { answer, sent_at, account, redirect_uri, scopes } = signed_in;
-        let life = answer.expires_in.or(provider.rules.access_life);
+        let expires_in = format::stated_life(&answer, self.wall(sent_at));
+        let life = expires_in.or(provider.rules.access_life);
         let brought = Brought {
             expires_at: Some(sent_at + life.unwrap_or(LIFETIME_ASSUMED)),
-            expires_in: answer.expires_in,
+            expires_in,
             // What the client itself gets, it can get again.
             has_refresh_token: answer.refresh_token.is_some() || renewal.is_by_client(),
             in_bulk: false,

@@ -96,7 +96,7 @@ pub(super) async fn conclude(
     let rules = rules_for(provider, connection);
     match classify(&rules, &observation) {
         Outcome::Refreshed(mut answer) => {
-            answer.expires_in = answer.expires_in.or_else(|| stated_life(&answer.extra, engine.wall(sent_at)));
+            answer.expires_in = stated_life(&answer, engine.wall(sent_at));
             engine.admission_succeeded(provider);
             let step = engine.decide(provider, Timestamp::EPOCH, |context| {
                 lifecycle::refreshed(connection, sent_at, &answer, context)
