@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokenkeep::connect::{BegunDevice, Connect};
+use tokenkeep::connect::{BegunDevice, Connect, SignInError, Standing};
 use tokenkeep::{Provider, RefreshAsk};
 use tokenkeep_core::Secret;
 use tokenkeep_core::oauth::request::Client;
@@ -11,7 +11,7 @@ use tokenkeep_core::provider::Rules;
 use tokenkeep_tests::sim::on_virtual_time;
 use tokenkeep_tests::sim::scene::{Scene, key, pass};
 use tokenkeep_tests::sim::script::Script;
-use tokenkeep_tests::sim::world::BEGINNING_MS;
+use tokenkeep_tests::sim::world::{BEGINNING_MS, Faults};
 use url::Url;
 
 const DEVICE: &str = r#"{"device_code":"d","user_code":"AB-CD","verification_uri":"https://p.example/d","interval":5}"#;
@@ -112,5 +112,21 @@ fn quirk_2_a_sign_in_may_state_the_end_of_its_token_alone() {
         script.answer(200, token);
         scene.keep.connect_as_client(Connect::new(key("c"), "p")).await.expect("a connection");
         assert_eq!(life_s(&scene).await, 1_800);
+    });
+}
+
+#[test]
+fn a_sign_in_that_could_not_be_kept_here_is_no_refusal_of_the_provider() {
+    on_virtual_time(async {
+        let (scene, script) = scene().await;
+        let begun = begin_device(&scene, &script).await;
+        scene.machine.world.set_faults(Faults { store_full: 1.0, ..Faults::default() });
+        script.answer(200, r#"{"access_token":"a","refresh_token":"r"}"#);
+        pass(6).await;
+        let Some((_, Standing::Failed(error))) = scene.keep.sign_in(&begun.id) else { panic!("it has failed") };
+        assert!(matches!(error, SignInError::NotKept(_)), "{error:?}");
+        assert_eq!(error.code(), "sign_in_not_kept");
+        assert!(error.to_string().contains("simulated full disk") && !error.to_string().contains("refused"), "{error}");
+        assert!(error.next_step().contains("sign in again"), "{}", error.next_step());
     });
 }

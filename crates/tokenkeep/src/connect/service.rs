@@ -296,7 +296,7 @@ impl TokenKeep {
         let outcome = match outcome {
             Ok(imported) => Ok(Box::new(imported.connection().clone())),
             Err(Error::SignIn(error)) => Err(error.clone()),
-            Err(other) => Err(SignInError::Refused(other.to_string())),
+            Err(other) => Err(SignInError::NotKept(other.to_string())),
         };
         self.sign_ins().end(self.now(), id, outcome);
     }
