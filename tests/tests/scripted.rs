@@ -2,10 +2,13 @@
 //! test owns, at the end of a network of which the test writes every answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokenkeep::connect::{BegunDevice, Connect, SignInError, Standing};
-use tokenkeep::{Provider, RefreshAsk};
+use tokenkeep::{Import, Provider, RefreshAsk};
 use tokenkeep_core::Secret;
+use tokenkeep_core::catalogue::preset;
+use tokenkeep_core::model::Status;
 use tokenkeep_core::oauth::request::Client;
 use tokenkeep_core::provider::Rules;
 use tokenkeep_tests::sim::on_virtual_time;
@@ -129,4 +132,73 @@ fn a_sign_in_that_could_not_be_kept_here_is_no_refusal_of_the_provider() {
         assert!(error.to_string().contains("simulated full disk") && !error.to_string().contains("refused"), "{error}");
         assert!(error.next_step().contains("sign in again"), "{}", error.next_step());
     });
+}
+
+/// A connection of this preset with an hour-long access token, whose refresh is refused so.
+async fn refused(preset_id: &str, status: u16, body: &str) -> (Scene, Arc<Script>) {
+    let rules = preset(preset_id).expect("a row of the catalogue").rules.clone();
+    let (scene, script) = Scene::scripted(7, provider(rules)).await;
+    let token = r#"{"access_token":"a","refresh_token":"r","expires_in":3600,"expires_at":1800003600}"#;
+    let import = Import { key: key("c"), provider: "p".to_owned(), token: Secret::new(token), labels: None };
+    scene.keep.import(import).await.expect("a token set");
+    script.answer(status, body);
+    // Whether it ends in an error is not the question here.
+    let _ = scene.keep.refresh(&key("c"), RefreshAsk { force: true, ..RefreshAsk::default() }).await;
+    (scene, script)
+}
+
+async fn status(scene: &Scene) -> Status {
+    scene.get("c").await.status(scene.keep.now())
+}
+
+/// What Atlassian answers to a dead refresh token, one or the other.
+const ATLASSIAN: [&str; 2] = [
+    r#"{"error":"invalid_grant","error_description":"Unknown or invalid refresh token."}"#,
+    r#"{"error":"unauthorized_client","error_description":"refresh_token is invalid"}"#,
+];
+
+#[test]
+fn atlassian_each_403_for_a_dead_token_is_checked_once_more_after_a_minute() {
+    for body in ATLASSIAN {
+        on_virtual_time(async {
+            let (scene, script) = refused("atlassian", 403, body).await;
+            pass(55).await;
+            assert_eq!((script.asked().len(), status(&scene).await), (1, Status::Retrying), "{body}");
+            script.answer(403, body);
+            pass(3600).await;
+            let asked = script.asked();
+            assert_eq!((asked.len(), status(&scene).await), (2, Status::NeedsReauth), "{body}");
+            assert!(asked[1].at - asked[0].at >= Duration::from_secs(60), "{body}");
+            assert_eq!(asked[0].body, asked[1].body, "the same refresh token");
+        });
+    }
+}
+
+#[test]
+fn atlassian_a_403_that_the_second_answer_takes_back_costs_nobody_a_sign_in() {
+    for body in ATLASSIAN {
+        on_virtual_time(async {
+            let (scene, script) = refused("atlassian", 403, body).await;
+            script.answer(200, r#"{"access_token":"b","refresh_token":"r2","expires_in":3600}"#);
+            pass(75).await;
+            assert_eq!((script.asked().len(), status(&scene).await), (2, Status::Fresh), "{body}");
+        });
+    }
+}
+
+#[test]
+fn github_and_slack_refusals_with_status_200_are_believed_without_a_second_request() {
+    for (id, body) in [
+        ("github-app", r#"{"error":"bad_refresh_token","error_description":"The refresh token passed is incorrect."}"#),
+        ("github-app", "error=bad_refresh_token&error_description=The+refresh+token+passed+is+incorrect."),
+        ("slack", r#"{"ok":false,"error":"invalid_refresh_token"}"#),
+        ("slack", r#"{"ok":false,"error":"token_revoked"}"#),
+    ] {
+        on_virtual_time(async {
+            let (scene, script) = refused(id, 200, body).await;
+            assert_eq!(status(&scene).await, Status::NeedsReauth, "{body}");
+            pass(3600).await;
+            assert_eq!(script.asked().len(), 1, "{body}");
+        });
+    }
 }
