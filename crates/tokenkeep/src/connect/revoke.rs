@@ -6,13 +6,12 @@ use super::settings::Revocation;
 use crate::config::Provider;
 use crate::error::Error;
 use crate::keep::TokenKeep;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use std::borrow::Cow;
-use tokenkeep_core::oauth::request::{Extras, Method, ProviderRequest, TokenHint, revocation_request};
+use tokenkeep_core::oauth::request::{
+    Extras, ProviderRequest, TokenHint, grant_deletion_request, revocation_request, self_revocation_request,
+};
 use tokenkeep_core::oauth::response::{ErrorAnswer, Reading, read};
 use tokenkeep_core::oauth::{RawAnswer, TokenSet};
-use tokenkeep_core::{ConnectionKey, Failure, FailureCode, Secret};
+use tokenkeep_core::{ConnectionKey, Failure, FailureCode};
 use url::Url;
 
 impl TokenKeep {
@@ -44,12 +43,10 @@ impl TokenKeep {
         match &provider.sign_in.revocation {
             Revocation::None => Ok(()),
             Revocation::Standard(url) => self.revoke_by_standard(provider, url, &tokens).await,
-            Revocation::AccessToken(url) => {
-                let request =
-                    ProviderRequest { method: Method::Post, ..ProviderRequest::get(Some(&tokens.access_token)) };
-                self.revoke_once(url, request).await
+            Revocation::AccessToken(url) => self.revoke_once(url, self_revocation_request(&tokens.access_token)).await,
+            Revocation::GitHub(url) => {
+                self.revoke_once(url, grant_deletion_request(&provider.client, &tokens.access_token)).await
             }
-            Revocation::GitHub(url) => self.revoke_once(url, at_github(provider, &tokens)).await,
         }
     }
 
@@ -74,20 +71,6 @@ impl TokenKeep {
     }
 }
 
-/// <https://docs.github.com/rest/apps/oauth-applications>: deletes one token; its refresh token goes with it.
-fn at_github(provider: &Provider, tokens: &TokenSet) -> ProviderRequest {
-    let secret = provider.client.secret.as_ref().map(Secret::expose).unwrap_or_default();
-    let basic = BASE64_STANDARD.encode(format!("{}:{secret}", provider.client.id));
-    let body = serde_json::json!({"access_token": tokens.access_token.expose()});
-    ProviderRequest {
-        method: Method::Delete,
-        authorization: Some(Secret::new(format!("Basic {basic}"))),
-        headers: Cow::Borrowed(&[]),
-        content_type: Some("application/json"),
-        body: Secret::new(body.to_string()),
-    }
-}
-
 /// Success is what RFC 7009 section 2.2 calls so, also for a token that was dead already; and not Slack's `ok: false`.
 fn judged(answer: &RawAnswer) -> Result<(), ErrorAnswer> {
     let gone = answer.status == 404;
@@ -102,7 +85,8 @@ fn judged(answer: &RawAnswer) -> Result<(), ErrorAnswer> {
 /// The provider's words are not repeated: some repeat what they were sent.
 fn refused(answer: &RawAnswer, error: &ErrorAnswer) -> Error {
     let code = if error.error.len() <= 40 { error.error.as_str() } else { "" };
-    let detail = format!("HTTP {} {code}, and nothing was removed", answer.status);
+    let said = format!("HTTP {} {code}", answer.status);
+    let detail = format!("{}, and nothing was removed", said.trim_end());
     SignInError::Failed(Failure::new(FailureCode::NotRevoked, &detail)).into()
 }
 
