@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokenkeep::connect::settings::Revocation;
 use tokenkeep::connect::{BegunDevice, Connect, SignInError, Standing};
 use tokenkeep::{Import, Provider, RefreshAsk};
 use tokenkeep_core::Secret;
@@ -201,4 +202,50 @@ fn github_and_slack_refusals_with_status_200_are_believed_without_a_second_reque
             assert_eq!(script.asked().len(), 1, "{body}");
         });
     }
+}
+
+/// A connection whose access token has ended and which its first refresh did not renew, at a provider that revokes so.
+async fn ended(revocation: Revocation) -> (Scene, Arc<Script>) {
+    let mut provider = provider(Rules::default());
+    provider.sign_in.revocation = revocation;
+    let (scene, script) = Scene::scripted(7, provider).await;
+    let token = r#"{"access_token":"a","refresh_token":"r","expires_in":3600,"expires_at":1799999000}"#;
+    let import = Import { key: key("c"), provider: "p".to_owned(), token: Secret::new(token), labels: None };
+    script.answer(403, "<html>");
+    scene.keep.import(import).await.expect("a token set");
+    pass(1).await;
+    assert_eq!((script.asked().len(), status(&scene).await), (1, Status::Expired));
+    (scene, script)
+}
+
+#[test]
+fn a_grant_is_revoked_with_an_access_token_that_is_renewed_first_where_it_has_ended() {
+    for revocation in [Revocation::GitHub(url("/grant")), Revocation::AccessToken(url("/grant"))] {
+        on_virtual_time(async {
+            let (scene, script) = ended(revocation).await;
+            script.answer(200, r#"{"access_token":"b","refresh_token":"r2","expires_in":3600}"#);
+            script.answer(200, r#"{"ok":true}"#);
+            scene.keep.revoke_and_remove(&key("c")).await.expect("it is revoked");
+            let asked: Vec<_> = script.asked().into_iter().map(|asked| asked.url).collect();
+            assert_eq!(asked[1..], [url("/token"), url("/grant")]);
+            assert!(scene.keep.get(&key("c")).await.is_err(), "it is removed");
+        });
+    }
+}
+
+#[test]
+fn nothing_is_called_revoked_by_an_access_token_that_has_ended() {
+    on_virtual_time(async {
+        let (scene, script) = ended(Revocation::GitHub(url("/grant"))).await;
+        script.answer(403, "<html>");
+        // What GitHub says of a token that it knows no more, as of a grant that is gone.
+        script.answer(404, r#"{"message":"Not Found"}"#);
+        let error = scene.keep.revoke_and_remove(&key("c")).await.expect_err("the grant is alive");
+        assert!(
+            error.to_string().contains("has ended") && error.to_string().contains("nothing was removed"),
+            "{error}"
+        );
+        assert!(script.asked().iter().all(|asked| asked.url == url("/token")), "{:?}", script.asked());
+        assert_eq!(status(&scene).await, Status::Expired, "and it goes on as before");
+    });
 }

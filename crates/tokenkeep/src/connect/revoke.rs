@@ -5,18 +5,18 @@ use super::service::lacks;
 use super::settings::Revocation;
 use crate::config::Provider;
 use crate::error::Error;
-use crate::keep::TokenKeep;
+use crate::keep::{RefreshAsk, TokenKeep};
 use tokenkeep_core::oauth::request::{
     Extras, ProviderRequest, TokenHint, grant_deletion_request, revocation_request, self_revocation_request,
 };
 use tokenkeep_core::oauth::response::{ErrorAnswer, Reading, read};
 use tokenkeep_core::oauth::{RawAnswer, TokenSet};
-use tokenkeep_core::{ConnectionKey, Failure, FailureCode};
+use tokenkeep_core::{Connection, ConnectionKey, Failure, FailureCode};
 use url::Url;
 
 impl TokenKeep {
     /// Revokes the grant at its provider, then removes the connection. An attempt in flight is waited for, and none
-    /// begins meanwhile.
+    /// begins meanwhile. Where the provider asks for an access token that is good, one that has ended is renewed first.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::SignIn`] where the provider knows no revocation, refuses it, or cannot be reached: then
@@ -28,6 +28,10 @@ impl TokenKeep {
         if provider.sign_in.revocation == Revocation::None {
             return Err(lacks(&provider, "revoke_url"));
         }
+        if self.is_too_late(&provider, &before) {
+            // What comes of it is looked at when nothing is in flight any more.
+            let _ = self.refresh(key, RefreshAsk::default()).await;
+        }
         self.pause(key).await?;
         let revoked = self.revoke(&provider, key).await;
         if revoked.is_err() && !before.paused {
@@ -37,8 +41,19 @@ impl TokenKeep {
         self.remove(key).await
     }
 
+    /// Its access token has ended, and the provider ends grants by a good one. Asked with another, some answer as if the
+    /// grant were gone.
+    fn is_too_late(&self, provider: &Provider, connection: &Connection) -> bool {
+        let by_access_token = matches!(provider.sign_in.revocation, Revocation::AccessToken(_) | Revocation::GitHub(_));
+        by_access_token && connection.times.expires_at.is_some_and(|end| end <= self.now())
+    }
+
     async fn revoke(&self, provider: &Provider, key: &ConnectionKey) -> Result<(), Error> {
         let _gate = self.wait_for_sent(key).await;
+        if self.is_too_late(provider, &self.get(key).await?) {
+            let detail = "it asks for a good access token, the one in hand has ended, and nothing was removed";
+            return Err(SignInError::Failed(Failure::new(FailureCode::NotRevoked, detail)).into());
+        }
         let Some(tokens) = self.token_set(key).await? else { return Ok(()) };
         match &provider.sign_in.revocation {
             Revocation::None => Ok(()),
