@@ -4,9 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokenkeep::connect::settings::Revocation;
+use tokenkeep::connect::settings::{Identity, Revocation};
 use tokenkeep::connect::{BegunDevice, Connect, SignInError, Standing};
-use tokenkeep::{Import, Provider, RefreshAsk};
+use tokenkeep::{Import, Provider, RefreshAsk, TokenAsk};
 use tokenkeep_core::Secret;
 use tokenkeep_core::catalogue::preset;
 use tokenkeep_core::model::Status;
@@ -135,16 +135,28 @@ fn a_sign_in_that_could_not_be_kept_here_is_no_refusal_of_the_provider() {
     });
 }
 
-/// A connection of this preset with an hour-long access token, whose refresh is refused so.
-async fn refused(preset_id: &str, status: u16, body: &str) -> (Scene, Arc<Script>) {
+/// An hour-long token set, new at the beginning.
+const HOUR_LONG: &str = r#"{"access_token":"a","refresh_token":"r","expires_in":3600,"expires_at":1800003600}"#;
+
+/// A connection of this preset, of which the token set was imported.
+async fn held(preset_id: &str, token: &str) -> (Scene, Arc<Script>) {
     let rules = preset(preset_id).expect("a row of the catalogue").rules.clone();
     let (scene, script) = Scene::scripted(7, provider(rules)).await;
-    let token = r#"{"access_token":"a","refresh_token":"r","expires_in":3600,"expires_at":1800003600}"#;
     let import = Import { key: key("c"), provider: "p".to_owned(), token: Secret::new(token), labels: None };
     scene.keep.import(import).await.expect("a token set");
-    script.answer(status, body);
-    // Whether it ends in an error is not the question here.
+    (scene, script)
+}
+
+/// Refreshes now. Whether that ends in an error is not the question here.
+async fn refresh(scene: &Scene) {
     let _ = scene.keep.refresh(&key("c"), RefreshAsk { force: true, ..RefreshAsk::default() }).await;
+}
+
+/// As [`held`], and its refresh is answered so.
+async fn refused(preset_id: &str, status: u16, body: &str) -> (Scene, Arc<Script>) {
+    let (scene, script) = held(preset_id, HOUR_LONG).await;
+    script.answer(status, body);
+    refresh(&scene).await;
     (scene, script)
 }
 
@@ -247,5 +259,118 @@ fn nothing_is_called_revoked_by_an_access_token_that_has_ended() {
         );
         assert!(script.asked().iter().all(|asked| asked.url == url("/token")), "{:?}", script.asked());
         assert_eq!(status(&scene).await, Status::Expired, "and it goes on as before");
+    });
+}
+
+#[test]
+fn quirk_4_without_a_new_refresh_token_the_old_one_is_used_again() {
+    for id in ["google", "dropbox", "snowflake", "spotify"] {
+        on_virtual_time(async {
+            let (scene, script) = held(id, HOUR_LONG).await;
+            for _ in 0..2 {
+                script.answer(200, r#"{"access_token":"b","expires_in":3600}"#);
+                refresh(&scene).await;
+            }
+            let used: Vec<_> = script.asked().iter().flat_map(|asked| asked.parameters("refresh_token")).collect();
+            assert_eq!((used, status(&scene).await), (vec!["r".to_owned(); 2], Status::Fresh), "{id}");
+        });
+    }
+}
+
+#[test]
+fn quirk_5_a_refused_client_is_not_tried_in_another_style() {
+    for id in ["github-app", "zoom", "atlassian"] {
+        on_virtual_time(async {
+            let (scene, script) = refused(id, 401, r#"{"error":"invalid_client"}"#).await;
+            pass(600).await;
+            assert_eq!((script.asked().len(), status(&scene).await), (1, Status::Held), "{id}");
+        });
+    }
+}
+
+#[test]
+fn quirk_6_the_same_retry_is_safe_at_some_and_would_cost_the_grant_at_others() {
+    for (id, repeats) in
+        [("atlassian", true), ("xero", true), ("github-app", false), ("box", false), ("zendesk", false)]
+    {
+        on_virtual_time(async {
+            // Nobody knows whether it rotated before it broke.
+            let (scene, script) = refused(id, 502, "<html>").await;
+            if repeats {
+                script.answer(200, r#"{"access_token":"b","refresh_token":"r2","expires_in":3600}"#);
+            }
+            pass(600).await;
+            let used: Vec<_> = script
+                .asked()
+                .iter()
+                .flat_map(|asked| match serde_json::from_str::<serde_json::Value>(&asked.body) {
+                    Ok(json) => vec![json["refresh_token"].as_str().expect("a text").to_owned()],
+                    Err(_) => asked.parameters("refresh_token"),
+                })
+                .collect();
+            let (times, shown) = if repeats { (2, Status::Fresh) } else { (1, Status::InDoubt) };
+            assert_eq!((used, status(&scene).await), (vec!["r".to_owned(); times], shown), "{id}");
+        });
+    }
+}
+
+#[test]
+fn quirk_8_a_token_that_dies_idle_is_refreshed_though_nobody_asks() {
+    const DAY: u64 = 86_400;
+    on_virtual_time(async {
+        // Of 30 days; Okta's refresh tokens die after 7 without use.
+        let month = r#"{"access_token":"a","refresh_token":"r","expires_in":2592000,"expires_at":1802592000}"#;
+        let began = tokio::time::Instant::now();
+        let (scene, script) = held("okta", month).await;
+        for _ in 0..200 {
+            script.answer(200, r#"{"access_token":"b","refresh_token":"r2","expires_in":2592000}"#);
+        }
+        pass(28 * DAY).await;
+        let used: Vec<_> = [began].into_iter().chain(script.asked().into_iter().map(|asked| asked.at)).collect();
+        let longest = used.windows(2).map(|pair| pair[1] - pair[0]).max().expect("it was refreshed");
+        assert!(longest <= Duration::from_secs(7 * DAY / 2 + 60), "unused for {longest:?}");
+        assert!(began.elapsed() - (*used.last().expect("one") - began) <= Duration::from_secs(7 * DAY / 2 + 60));
+        assert_eq!(status(&scene).await, Status::Fresh);
+    });
+}
+
+#[test]
+fn quirk_9_a_refresh_url_may_differ_from_the_token_url() {
+    on_virtual_time(async {
+        let provider = Provider { refresh_url: Some(url("/refresh")), ..provider(Rules::default()) };
+        let (scene, script) = Scene::scripted(7, provider).await;
+        sign_in_by_code(&scene, &script, HOUR_LONG).await;
+        script.answer(200, HOUR_LONG);
+        refresh(&scene).await;
+        let asked: Vec<_> = script.asked().into_iter().map(|asked| asked.url).collect();
+        assert_eq!(asked, [url("/token"), url("/refresh")]);
+    });
+}
+
+#[test]
+fn atlassian_no_token_is_handed_out_for_longer_than_its_rotation_lets_it_live() {
+    on_virtual_time(async {
+        let (scene, _script) = held("atlassian", HOUR_LONG).await;
+        let due_at = scene.get("c").await.due_at().expect("it is due some time");
+        let handed = scene.keep.token(&key("c"), TokenAsk::default()).await.expect("a token");
+        let end = handed.token.ends_at.expect("it has an end");
+        assert_eq!(handed.expires_at, Some(end.min(due_at + Duration::from_secs(600))));
+        assert!(handed.expires_at < Some(end), "the rotation ends it before its hour is over");
+    });
+}
+
+#[test]
+fn atlassian_without_the_scope_that_names_the_account_the_sign_in_is_good_and_unnamed() {
+    on_virtual_time(async {
+        let mut provider = provider(preset("atlassian").expect("a row").rules.clone());
+        let fields = vec!["account_id".to_owned()];
+        provider.sign_in.identity = Some(Identity { url: url("/me"), fields });
+        let (scene, script) = Scene::scripted(7, provider).await;
+        let begun = scene.keep.connect(Connect::new(key("c"), "p"), &url("/callback")).expect("an address");
+        script.answer(200, HOUR_LONG);
+        script.answer(403, r#"{"code":403,"message":"scope does not match"}"#);
+        let query = format!("code=k&state={}", begun.id);
+        scene.keep.finish_sign_in(&query, &begun.proof).await.expect("a connection");
+        assert_eq!((scene.get("c").await.origin.account, status(&scene).await), (None, Status::Fresh));
     });
 }
