@@ -374,3 +374,22 @@ fn atlassian_without_the_scope_that_names_the_account_the_sign_in_is_good_and_un
         assert_eq!((scene.get("c").await.origin.account, status(&scene).await), (None, Status::Fresh));
     });
 }
+
+#[test]
+fn a_token_without_an_end_and_without_a_refresh_token_is_served_on() {
+    // GitHub and Slack where the application does not let tokens expire.
+    for (id, answer) in [
+        ("github-app", r#"{"access_token":"ghu","token_type":"bearer","scope":""}"#),
+        ("slack", r#"{"ok":true,"access_token":"xoxb","scope":"chat:write"}"#),
+    ] {
+        on_virtual_time(async {
+            let rules = preset(id).expect("a row of the catalogue").rules.clone();
+            let (scene, script) = Scene::scripted(7, provider(rules)).await;
+            sign_in_by_code(&scene, &script, answer).await;
+            pass(90 * 86_400).await;
+            assert_eq!(status(&scene).await, Status::Fresh, "{id}");
+            let handed = scene.keep.token(&key("c"), TokenAsk::default()).await.expect("a token");
+            assert_eq!((handed.expires_at, script.asked().len()), (None, 1), "{id}");
+        });
+    }
+}
