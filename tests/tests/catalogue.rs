@@ -1,5 +1,5 @@
-//! Every row of the catalogue against a strict server of that provider's dialect: signed in, refreshed, guarded against
-//! another account, revoked, and told apart from dead. The servers' table is written by hand and shares nothing with the
+//! Every row of the catalogue against a strict server of that provider's dialect: signed in by browser and by device,
+//! refreshed, guarded against another account, revoked, and told apart from dead. The servers' table is written by hand and shares nothing with the
 //! catalogue, so that a mistake in one of them is seen here.
 
 use std::collections::BTreeSet;
@@ -7,15 +7,18 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokenkeep_core::catalogue::PRESETS;
-use tokenkeep_mock::{AnswerStyle, DeathCause, KNOWN, Known, ProviderConfig, Revokes, Rotation};
+use tokenkeep_core::catalogue::{PRESETS, Revocation};
+use tokenkeep_mock::{AnswerStyle, DeathCause, KNOWN, Known, ProviderConfig, RevocationStyle, Rotation};
 use tokenkeep_tests::daemon::{Daemon, Installation};
 use tokenkeep_tests::http::{Answer, Request};
 use tokenkeep_tests::mock::{CLIENT_ID, Mock};
+use tokenkeep_tests::process::wait_for;
 use url::Url;
 
 /// All rows together.
 const WITHIN: Duration = Duration::from_secs(90);
+/// One device's sign-in: the provider is asked every second.
+const DEVICE_WITHIN: Duration = Duration::from_secs(60);
 const SCOPES: [&str; 2] = ["one", "two"];
 const OWNER: &str = "ada";
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
@@ -32,7 +35,8 @@ fn every_row_makes_its_round_trip() {
     let known: BTreeSet<&str> = KNOWN.iter().map(|known| known.id).collect();
     assert_eq!(known, PRESETS.iter().map(|preset| preset.id).collect());
     // A seed each: equal codes of two servers would be one code that is brought twice.
-    let server = |(seed, known): (u64, &Known)| Mock::of(ProviderConfig { seed, ..known.config() });
+    let server =
+        |(seed, known): (u64, &Known)| Mock::of(ProviderConfig { seed, device_interval_s: 1, ..known.config() });
     let mocks: Vec<Mock> = (0..).zip(&KNOWN).map(server).collect();
     let config: String = KNOWN.iter().zip(&mocks).map(|(known, mock)| section(known, mock)).collect();
     let installation = Installation::new(&config);
@@ -49,19 +53,36 @@ fn every_row_makes_its_round_trip() {
     assert!(started.elapsed() < WITHIN, "{:?}", started.elapsed());
 }
 
+#[test]
+fn what_a_row_knows_of_revocation_and_devices_its_server_has() {
+    for preset in &PRESETS {
+        let known = KNOWN.iter().find(|known| known.id == preset.id).expect("each row has its server");
+        let style = match preset.revocation {
+            Revocation::None => None,
+            Revocation::Standard(_) => Some(RevocationStyle::Standard),
+            Revocation::GitHub(_) => Some(RevocationStyle::GitHub),
+            Revocation::AccessToken(url) => {
+                let same = |style: &RevocationStyle| url.ends_with(&style.path(CLIENT_ID));
+                [RevocationStyle::Slack, RevocationStyle::Dropbox].into_iter().find(same)
+            }
+        };
+        assert_eq!(style, known.revocation, "{}", preset.id);
+        assert_eq!(preset.device_url.is_some(), known.device.is_some(), "{}", preset.id);
+    }
+}
+
 /// The addresses are the server's, everything else the preset's.
 fn section(known: &Known, mock: &Mock) -> String {
     let (id, at) = (known.id, mock.address());
     let identity =
         if known.identity.is_empty() { String::new() } else { format!("identity_url = \"http://{at}/userinfo\"\n") };
-    let revoke = match known.revocation {
-        Revokes::Standard => format!("revoke_url = \"http://{at}/revoke\"\n"),
-        Revokes::Otherwise => String::new(),
-    };
+    let line = |key: &str, path: &str| format!("{key} = \"http://{at}{path}\"\n");
+    let revoke = known.revocation.map(|style| line("revoke_url", &style.path(CLIENT_ID))).unwrap_or_default();
+    let device = known.device.map(|_| line("device_url", "/device_authorization")).unwrap_or_default();
     format!(
         "[providers.{id}]\npreset = \"{id}\"\ntoken_url = \"http://{at}/token\"\n\
          authorize_url = \"http://{at}/authorize\"\nclient_id = \"{CLIENT_ID}\"\n\
-         client_secret = {{ file = \"secret\" }}\n{identity}{revoke}"
+         client_secret = {{ file = \"secret\" }}\n{identity}{revoke}{device}"
     )
 }
 
@@ -79,7 +100,12 @@ impl Row<'_> {
             assert_eq!(self.sign_in(id, "ben"), "failed", "{id} let another account take the connection over");
             assert_eq!(self.sign_in(id, OWNER), "connected", "{id}: the same account comes back");
         }
-        self.expect_revoked();
+        if self.known.device.is_some() {
+            self.expect_device();
+        }
+        if self.known.revocation.is_some() {
+            self.expect_revoked();
+        }
         self.expect_dead();
     }
 
@@ -101,10 +127,14 @@ impl Row<'_> {
             Some(proof) => self.finish(&self.allowed(url), proof),
             None => self.follow(url),
         }
-        let path = format!("/v1/connect/{}", begun["id"].as_str().expect("an id"));
-        let standing = self.ask(Request::get(&path)).json();
+        let standing = self.standing(&begun);
         println!("{name} as {owner}: {} {}", standing["status"], standing["message"]);
         standing["status"].as_str().expect("a status").to_owned()
+    }
+
+    /// How the sign-in that was begun stands.
+    fn standing(&self, begun: &Value) -> Value {
+        self.ask(Request::get(&format!("/v1/connect/{}", begun["id"].as_str().expect("an id")))).json()
     }
 
     /// The redirect of an authorization that its owner allows.
@@ -130,7 +160,11 @@ impl Row<'_> {
     }
 
     fn connection(&self) -> Value {
-        self.ask(Request::get(&format!("/v1/connections/{}", self.known.id))).json()
+        self.connection_of(self.known.id)
+    }
+
+    fn connection_of(&self, name: &str) -> Value {
+        self.ask(Request::get(&format!("/v1/connections/{name}"))).json()
     }
 
     fn token(&self) -> String {
@@ -139,7 +173,11 @@ impl Row<'_> {
     }
 
     fn refresh(&self) -> Value {
-        let path = format!("/v1/connections/{}/refresh", self.known.id);
+        self.refresh_of(self.known.id)
+    }
+
+    fn refresh_of(&self, name: &str) -> Value {
+        let path = format!("/v1/connections/{name}/refresh");
         self.ask(Request::post(&path, &JSON, r#"{"force": true}"#)).json()
     }
 
@@ -161,11 +199,32 @@ impl Row<'_> {
         assert_eq!(self.connection()["stats"]["succeeded"], 2, "{}", self.known.id);
     }
 
-    /// Removing a connection of its own ends its grant at the provider, where that is the standard's way.
+    /// A device is told to wait, then its person allows; what it gets is a connection like any other.
+    fn expect_device(&self) {
+        let name = format!("{}-device", self.known.id);
+        let body = json!({"name": name, "provider": self.known.id, "scopes": SCOPES, "flow": "device"});
+        let begun = self.ask(Request::post("/v1/connect", &JSON, &body.to_string())).json();
+        let code = begun["user_code"].as_str().expect("a code to type in");
+        wait_for("the device's first question", DEVICE_WITHIN, || {
+            let state = self.mock.state();
+            let now_ms = state.now_ms();
+            state.with_provider(|provider| provider.device_has_asked(now_ms, code)).then_some(())
+        });
+        assert_eq!(self.standing(&begun)["status"], "waiting", "{name}");
+        let page = begun["verification_uri"].as_str().expect("an address");
+        get(&format!("{page}?user_code={code}&auto=allow"), &[]);
+        let ended = wait_for("the device's sign-in", DEVICE_WITHIN, || {
+            let standing = self.standing(&begun);
+            (standing["status"] != "waiting").then_some(standing)
+        });
+        println!("{name}: {} {}", ended["status"], ended["message"]);
+        assert_eq!(ended["status"], "connected", "{name}: {ended}");
+        let renewed = self.refresh_of(&name);
+        assert_eq!((&renewed["status"], &renewed["generation"]), (&json!("fresh"), &json!(2)), "{name}: {renewed}");
+    }
+
+    /// Removing a connection of its own ends its grant at the provider.
     fn expect_revoked(&self) {
-        if self.known.revocation == Revokes::Otherwise {
-            return;
-        }
         let name = format!("{}-gone", self.known.id);
         assert_eq!(self.sign_in(&name, "eve"), "connected", "{name}");
         self.ask(Request::new("DELETE", &format!("/v1/connections/{name}?revoke=true")));

@@ -1,7 +1,10 @@
 //! The walls of ARCHITECTURE.md, held by reading the sources: they are absences, so no other test would notice.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use tokenkeep_core::catalogue::PRESETS;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
@@ -195,4 +198,63 @@ fn the_architecture_stays_short_and_true() {
             assert!(root().join(path).exists(), "ARCHITECTURE.md names {path}, which is not there");
         }
     }
+}
+
+/// The tests of a source file, by name.
+fn tests_of(path: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let name = |pair: &[&str]| {
+        let is_test = pair[0] == "#[test]" || pair[0].starts_with("#[tokio::test");
+        let (_, after) = pair[1].split_once("fn ").filter(|_| is_test)?;
+        after.split('(').next().map(str::to_owned)
+    };
+    lines.windows(2).filter_map(name).collect()
+}
+
+/// The cells of each row of the tables in a section of a document.
+fn rows(document: &str, section: &str) -> Vec<Vec<String>> {
+    let (_, rest) = document.split_once(&format!("\n## {section}\n")).unwrap_or_else(|| panic!("no section {section}"));
+    let section = rest.split("\n## ").next().unwrap_or_default();
+    let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect();
+    section.lines().filter(|line| line.starts_with("| ")).skip(1).map(cells).collect()
+}
+
+#[test]
+fn every_quirk_is_a_named_test() {
+    let document = fs::read_to_string(root().join("docs/quirks.md")).expect("docs/quirks.md is there");
+    let plain = |cell: &str| cell.trim_matches('`').to_owned();
+    let files: BTreeMap<String, BTreeSet<String>> = rows(&document, "Where the tests are")
+        .iter()
+        .map(|row| (plain(&row[0]), tests_of(&root().join(plain(&row[1])))))
+        .collect();
+    let survived = rows(&document, "What clients must survive");
+    let noted = rows(&document, "What the catalogue notes about each provider");
+
+    let mut named = BTreeSet::new();
+    for row in survived.iter().chain(&noted) {
+        let [what, _, tests] = &row[..] else { panic!("a row has three cells: {row:?}") };
+        for test in tests.split(", ").filter(|&test| test != "told") {
+            let (file, name) = test.trim_matches('`').split_once("::").unwrap_or_else(|| panic!("{what}: {test}"));
+            let known = files.get(file).unwrap_or_else(|| panic!("{what}: no file is called {file}"));
+            assert!(known.contains(name), "{what}: {file} has no test {name}");
+            named.insert((file.to_owned(), name.to_owned()));
+        }
+    }
+    for number in 1..=10 {
+        let is_there = survived.iter().any(|row| row[0].starts_with(&format!("{number}. ")) && row[2] != "told");
+        assert!(is_there, "quirk {number} has no test");
+    }
+    for (file, tests) in &files {
+        let by_quirk = |name: &&String| name.starts_with("quirk_") || name.starts_with("atlassian_");
+        // The mock's own tests are about the mock.
+        for name in tests.iter().filter(by_quirk).filter(|_| file != "mock") {
+            assert!(named.contains(&(file.clone(), name.clone())), "docs/quirks.md does not name {file}::{name}");
+        }
+    }
+    let catalogue: BTreeSet<(&str, &str)> =
+        PRESETS.iter().flat_map(|preset| preset.notes.iter().map(|note| (preset.id, *note))).collect();
+    let written: BTreeSet<(&str, &str)> = noted.iter().map(|row| (row[0].as_str(), row[1].as_str())).collect();
+    let off: Vec<_> = written.symmetric_difference(&catalogue).collect();
+    assert!(off.is_empty(), "docs/quirks.md has each note of the catalogue, word by word, and no other: {off:#?}");
 }

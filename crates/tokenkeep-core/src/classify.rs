@@ -136,7 +136,7 @@ fn classify_answer(rules: &Rules, answer: &RawAnswer) -> Outcome {
         return unavailable(rules, answer, said(FailureCode::Unavailable, answer, &error));
     }
     if (500..600).contains(&answer.status) {
-        return doubt(rules, None, said(FailureCode::ServerError, answer, &error));
+        return broken(rules, answer, said(FailureCode::ServerError, answer, &error));
     }
     if let Some((code, reach)) = misconfiguration(answer, &error) {
         return setback(SetbackKind::Misconfigured { reach }, said(code, answer, &error));
@@ -179,6 +179,15 @@ fn unavailable(rules: &Rules, answer: &RawAnswer, failure: Failure) -> Outcome {
             setback(SetbackKind::Throttled { wait: wait.min(RETRY_AFTER_MAX) }, failure)
         }
         _ => setback(SetbackKind::Transient { alarm: false }, failure),
+    }
+}
+
+/// It failed while it handled the request; some say when to come back (Atlassian).
+fn broken(rules: &Rules, answer: &RawAnswer, failure: Failure) -> Outcome {
+    let wait = answer.retry_after.map(|wait| wait.min(RETRY_AFTER_MAX));
+    match wait {
+        Some(wait) if !rules.rotation.rotates() => setback(SetbackKind::Throttled { wait }, failure),
+        _ => doubt(rules, wait, failure),
     }
 }
 
@@ -275,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn any_2xx_with_a_token_is_a_success() {
+    fn quirk_1_201_with_a_token_is_a_success() {
         for status in [200, 201, 204] {
             let outcome = classify(&Rules::default(), &Observation::Answer(answer(status, r#"{"access_token":"a"}"#)));
             assert!(matches!(outcome, Outcome::Refreshed(_)));
@@ -377,6 +386,26 @@ mod tests {
         assert_eq!(held(answer(400, r#"{"error":"invalid_scope"}"#)).1, FailureCode::InvalidScope);
         for status in [301, 302, 307, 404, 405] {
             assert_eq!(held(answer(status, "<html>")).1, FailureCode::WrongEndpoint);
+        }
+    }
+
+    #[test]
+    fn atlassian_a_5xx_that_says_when_to_come_back_is_left_alone_until_then() {
+        let wait = Duration::from_secs(20);
+        for status in [500, 502, 504] {
+            let later = RawAnswer { retry_after: Some(wait), ..answer(status, "") };
+            for rotation in CLASSES {
+                let expected = if rotation.rotates() {
+                    SetbackKind::InDoubt { retry_after: Some(wait) }
+                } else {
+                    SetbackKind::Throttled { wait }
+                };
+                assert_eq!(
+                    meaning(&rules(rotation), later.clone()),
+                    (expected, FailureCode::ServerError),
+                    "{rotation}"
+                );
+            }
         }
     }
 

@@ -2,10 +2,12 @@
 //! vendors' pages, and from nothing of the product that is tested against it.
 
 use crate::demands::{BodyForm, Demands, RedirectOnRefresh};
-use crate::provider::{AnswerStyle, ClientAuth, ClientConfig, Offline, ProviderConfig, RefusalStyle};
+use crate::provider::{
+    AnswerStyle, ClientAuth, ClientConfig, DeviceStyle, Offline, ProviderConfig, RefusalStyle, RevocationStyle,
+};
 use crate::rotation::Rotation;
 
-/// A known provider as a strict server. Whether it revokes by RFC 7009 stands beside it: the mock always serves that.
+/// A known provider as a strict server. Whether it revokes and has devices stands beside it: the mock always serves both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// Its name.
@@ -28,17 +30,10 @@ pub struct Known {
     pub demands: Demands,
     /// The fields in which it names an account, `a.b` being `b` in `a`; none where nobody knows of an endpoint.
     pub identity: &'static [&'static str],
-    /// Whether it revokes as RFC 7009 says.
-    pub revocation: Revokes,
-}
-
-/// Whether a provider revokes as RFC 7009 says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Revokes {
-    /// It does.
-    Standard,
-    /// It does not, or does it by a call of its API.
-    Otherwise,
+    /// How clients end a grant; `None` where nobody knows of a way.
+    pub revocation: Option<RevocationStyle>,
+    /// How a device's sign-in begins; `None` where there is none.
+    pub device: Option<DeviceStyle>,
 }
 
 impl Known {
@@ -52,6 +47,8 @@ impl Known {
             rotation_ends_access_after_s: self.ends_access_after_s,
             answers: self.answers,
             refusals: self.refusals,
+            device: self.device.unwrap_or(DeviceStyle::Standard),
+            revocation: self.revocation.unwrap_or(RevocationStyle::Standard),
             offline: self.offline,
             demands: self.demands,
             identity: if self.identity.is_empty() { &["sub"] } else { self.identity },
@@ -79,7 +76,8 @@ const POST: Known = Known {
     offline: Offline::Always,
     demands: FORM,
     identity: &[],
-    revocation: Revokes::Standard,
+    revocation: Some(RevocationStyle::Standard),
+    device: None,
 };
 
 const BASIC: Known = Known { auth: ClientAuth::Basic, ..POST };
@@ -111,7 +109,7 @@ pub const KNOWN: [Known; 30] = [
             ..FORM
         },
         identity: &["account_id"],
-        revocation: Revokes::Otherwise,
+        revocation: None,
         ..POST
     },
     Known { id: "jira-data-center", demands: REDIRECT, ..POST },
@@ -119,11 +117,13 @@ pub const KNOWN: [Known; 30] = [
         // Replaces and does not revoke: the token before stays good for as long as any.
         id: "microsoft",
         rotation: Rotation::Grace(7_776_000),
+        refusals: RefusalStyle::Microsoft,
         expires_in: Some(3_599),
         offline: OFFLINE,
         demands: authorize(&[("response_mode", "query")]),
         identity: &["sub"],
-        revocation: Revokes::Otherwise,
+        revocation: None,
+        device: Some(DeviceStyle::Standard),
         ..POST
     },
     Known {
@@ -134,6 +134,7 @@ pub const KNOWN: [Known; 30] = [
         offline: Offline::AccessType,
         demands: authorize(&[("prompt", "consent")]),
         identity: &["sub"],
+        device: Some(DeviceStyle::Google),
         ..POST
     },
     Known {
@@ -143,7 +144,8 @@ pub const KNOWN: [Known; 30] = [
         answers: AnswerStyle::GitHub,
         refusals: RefusalStyle::GitHub,
         identity: &["id"],
-        revocation: Revokes::Otherwise,
+        revocation: Some(RevocationStyle::GitHub),
+        device: Some(DeviceStyle::Standard),
         ..POST
     },
     Known {
@@ -152,6 +154,7 @@ pub const KNOWN: [Known; 30] = [
         ends_access_after_s: Some(0),
         demands: REDIRECT,
         identity: &["sub"],
+        device: Some(DeviceStyle::Standard),
         ..POST
     },
     Known {
@@ -160,7 +163,7 @@ pub const KNOWN: [Known; 30] = [
         answers: AnswerStyle::Slack,
         refusals: RefusalStyle::Slack,
         identity: &["team_id", "user_id"],
-        revocation: Revokes::Otherwise,
+        revocation: Some(RevocationStyle::Slack),
         ..POST
     },
     Known {
@@ -172,21 +175,15 @@ pub const KNOWN: [Known; 30] = [
         identity: &["user_id", "organization_id"],
         ..POST
     },
-    Known {
-        id: "hubspot",
-        rotation: Rotation::Persistent,
-        expires_in: Some(1_800),
-        revocation: Revokes::Otherwise,
-        ..POST
-    },
-    Known { id: "zoom", identity: &["id"], ..BASIC },
+    Known { id: "hubspot", rotation: Rotation::Persistent, expires_in: Some(1_800), revocation: None, ..POST },
+    Known { id: "zoom", identity: &["id"], device: Some(DeviceStyle::Standard), ..BASIC },
     Known { id: "box", identity: &["id"], ..POST },
     Known {
         id: "dropbox",
         rotation: Rotation::Persistent,
         expires_in: Some(14_400),
         demands: authorize(&[("token_access_type", "offline")]),
-        revocation: Revokes::Otherwise,
+        revocation: Some(RevocationStyle::Dropbox),
         ..POST
     },
     Known { id: "asana", rotation: Rotation::Persistent, identity: &["data.gid"], ..POST },
@@ -208,16 +205,31 @@ pub const KNOWN: [Known; 30] = [
         },
         ..BASIC
     },
-    Known { id: "okta", rotation: Rotation::Grace(30), offline: OFFLINE, identity: &["sub"], ..BASIC },
+    Known {
+        id: "okta",
+        rotation: Rotation::Grace(30),
+        offline: OFFLINE,
+        identity: &["sub"],
+        device: Some(DeviceStyle::Standard),
+        ..BASIC
+    },
     Known {
         id: "auth0",
         expires_in: Some(86_400),
         refusals: RefusalStyle::Auth0,
         offline: OFFLINE,
         identity: &["sub"],
+        device: Some(DeviceStyle::Standard),
         ..POST
     },
-    Known { id: "keycloak", expires_in: Some(300), offline: OFFLINE, identity: &["sub"], ..BASIC },
+    Known {
+        id: "keycloak",
+        expires_in: Some(300),
+        offline: OFFLINE,
+        identity: &["sub"],
+        device: Some(DeviceStyle::Standard),
+        ..BASIC
+    },
     Known { id: "quickbooks", rotation: Rotation::Persistent, identity: &["sub"], ..BASIC },
     Known { id: "xero", rotation: Rotation::Grace(1_800), expires_in: Some(1_800), offline: OFFLINE, ..BASIC },
     Known {
@@ -226,7 +238,7 @@ pub const KNOWN: [Known; 30] = [
         expires_in: Some(7_200),
         answers: AnswerStyle::Scopes,
         identity: &["uuid"],
-        revocation: Revokes::Otherwise,
+        revocation: None,
         ..BASIC
     },
     Known {
@@ -236,7 +248,7 @@ pub const KNOWN: [Known; 30] = [
         identity: &["id"],
         ..POST
     },
-    Known { id: "spotify", rotation: Rotation::Persistent, identity: &["id"], revocation: Revokes::Otherwise, ..BASIC },
+    Known { id: "spotify", rotation: Rotation::Persistent, identity: &["id"], revocation: None, ..BASIC },
     Known {
         id: "x",
         expires_in: Some(7_200),
@@ -250,7 +262,7 @@ pub const KNOWN: [Known; 30] = [
         rotation: Rotation::Persistent,
         expires_in: Some(5_184_000),
         identity: &["sub"],
-        revocation: Revokes::Otherwise,
+        revocation: None,
         ..POST
     },
     Known {
@@ -258,7 +270,7 @@ pub const KNOWN: [Known; 30] = [
         rotation: Rotation::UntilUsed,
         answers: AnswerStyle::Commas,
         demands: params(&[("expiring", "1")]),
-        revocation: Revokes::Otherwise,
+        revocation: None,
         ..POST
     },
     Known {
@@ -267,7 +279,7 @@ pub const KNOWN: [Known; 30] = [
         ends_access_after_s: Some(0),
         demands: params(&[("expires_in", "1800")]),
         identity: &["user.id"],
-        revocation: Revokes::Otherwise,
+        revocation: None,
         ..POST
     },
     Known { id: "servicenow", rotation: Rotation::Persistent, expires_in: Some(1_800), ..POST },
@@ -276,8 +288,8 @@ pub const KNOWN: [Known; 30] = [
         expires_in: Some(600),
         ends_access_after_s: Some(0),
         offline: Offline::Scope("refresh_token"),
-        revocation: Revokes::Otherwise,
+        revocation: None,
         ..BASIC
     },
-    Known { id: "databricks", offline: OFFLINE, revocation: Revokes::Otherwise, ..BASIC },
+    Known { id: "databricks", offline: OFFLINE, revocation: None, ..BASIC },
 ];

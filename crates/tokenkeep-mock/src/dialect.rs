@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::provider::{AnswerStyle, Offline, ProviderConfig, RefusalStyle};
+use crate::provider::{AnswerStyle, DeviceStyle, Offline, ProviderConfig, RefusalStyle, RevocationStyle};
 use crate::rotation::Rotation;
 
 const DAY_S: u64 = 86_400;
@@ -74,6 +74,7 @@ impl Dialect {
                 refresh_idle_s: Some(183 * DAY_S),
                 answers: AnswerStyle::GitHub,
                 refusals: RefusalStyle::GitHub,
+                revocation: RevocationStyle::GitHub,
                 scope: "".into(),
                 ..standard
             },
@@ -82,6 +83,7 @@ impl Dialect {
                 access_ttl_ms: 3_599_000,
                 refresh_idle_s: Some(180 * DAY_S),
                 refusals: RefusalStyle::Google,
+                device: DeviceStyle::Google,
                 offline: Offline::AccessType,
                 scope: "openid email".into(),
                 ..standard
@@ -91,6 +93,7 @@ impl Dialect {
                 access_ttl_ms: 43_200_000,
                 answers: AnswerStyle::Slack,
                 refusals: RefusalStyle::Slack,
+                revocation: RevocationStyle::Slack,
                 scope: "channels:read chat:write".into(),
                 ..standard
             },

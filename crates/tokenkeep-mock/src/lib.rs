@@ -46,7 +46,7 @@ mod server;
 mod token;
 
 pub use answer::{Answer, Refusal, Unfit};
-pub use catalogue::{KNOWN, Known, Revokes};
+pub use catalogue::{KNOWN, Known};
 pub use demands::{BodyForm, Demands, Pair, RedirectOnRefresh};
 pub use dialect::{Dialect, UnknownDialect};
 pub use fault::{
@@ -55,9 +55,9 @@ pub use fault::{
 };
 pub use jira::RateLimit;
 pub use provider::{
-    AnswerStyle, Ask, ClientAuth, ClientConfig, DEFAULT_SCOPE, Death, DeathCause, Decision, GraceReuse, Grant, GrantId,
-    GrantLedger, GrantOptions, InFlight, Introspection, Offline, Provider, ProviderConfig, RefusalStyle, ReuseEvent,
-    ReusedToken, Standing, TokenSet, Totals, UnfitAsk, fingerprint,
+    AnswerStyle, Ask, ClientAuth, ClientConfig, DEFAULT_SCOPE, Death, DeathCause, Decision, DeviceStyle, GraceReuse,
+    Grant, GrantId, GrantLedger, GrantOptions, InFlight, Introspection, Offline, Provider, ProviderConfig,
+    RefusalStyle, ReuseEvent, ReusedToken, RevocationStyle, Standing, TokenSet, Totals, UnfitAsk, fingerprint,
 };
 pub use request::{Accepts, Credentials, OAuthRequest};
 pub use rotation::{Rotation, UnknownRotation};

@@ -7,6 +7,7 @@ mod config;
 mod device;
 mod grant;
 mod ledger;
+mod revocation;
 mod signin;
 mod style;
 
@@ -19,10 +20,12 @@ use serde::Serialize;
 pub use config::{ClientAuth, ClientConfig, DEFAULT_SCOPE, GraceReuse, Offline, ProviderConfig};
 pub use grant::Standing;
 pub use ledger::{Death, DeathCause, GrantId, GrantLedger, ReuseEvent, ReusedToken, Totals, fingerprint};
+pub use revocation::RevocationStyle;
 pub use signin::{Ask, Decision, UnfitAsk};
-pub use style::{AnswerStyle, RefusalStyle};
+pub use style::{AnswerStyle, DeviceStyle, RefusalStyle};
 
 use crate::answer::{Answer, Refusal, Unfit};
+use crate::demands::RedirectOnRefresh;
 use crate::request::{Accepts, Credentials, OAuthRequest};
 use crate::rotation::Rotation;
 use crate::token::{Kind, Mint, Stamp};
@@ -286,7 +289,11 @@ impl Provider {
     /// Answers a request at the token endpoint.
     pub fn token(&mut self, now_ms: i64, request: &OAuthRequest<'_>) -> Answer {
         let answer = self.token_as_json(now_ms, request);
-        match (self.config.answers, request.accepts) {
+        self.as_accepted(answer, request.accepts)
+    }
+
+    fn as_accepted(&self, answer: Answer, accepts: Accepts) -> Answer {
+        match (self.config.answers, accepts) {
             (AnswerStyle::GitHub, Accepts::Anything) => answer.form_encoded(),
             _ => answer,
         }
@@ -296,6 +303,9 @@ impl Provider {
         let scope = request.scope.as_deref();
         match request.grant_type.as_deref() {
             Some("refresh_token") => match request.refresh_token.as_deref() {
+                Some(token) if !self.repeats_redirect(token, request.redirect_uri.as_deref()) => {
+                    Answer::error(StatusCode::BAD_REQUEST, "invalid_grant", "")
+                }
                 Some(token) => self.refresh(now_ms, &request.credentials, token, scope),
                 None => self.refused(Refusal::InvalidRequest("refresh_token is missing.")),
             },
@@ -305,6 +315,14 @@ impl Provider {
             Some(_) => self.refused(Refusal::UnsupportedGrantType),
             None => self.refused(Refusal::InvalidRequest("grant_type is missing.")),
         }
+    }
+
+    /// Whether a refresh says where its sign-in was sent back to, if it must.
+    fn repeats_redirect(&self, refresh_token: &str, said: Option<&str>) -> bool {
+        let known = self.find_refresh_token(refresh_token).and_then(|(id, _)| self.grants.get(id.0));
+        let needed = known.and_then(|grant| grant.redirect_uri.as_deref());
+        self.config.demands.redirect_on_refresh == RedirectOnRefresh::Ignored
+            || needed.is_none_or(|uri| said == Some(uri))
     }
 
     /// Answers a refresh. A wrong client or scope leaves the refresh token as it was; a reused token ends its grant.

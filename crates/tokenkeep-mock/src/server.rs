@@ -44,6 +44,7 @@ const ACCEPT_PAUSE_MS: u64 = 10;
 /// | `GET /authorize` | a consent form (PKCE: S256); with `&auto=allow` or `&auto=deny` the decision at once |
 /// | `POST /device_authorization`, `GET /device` | RFC 8628; the page takes `?user_code=` and `&auto=` |
 /// | `POST /introspect`, `POST /revoke` | RFC 7662, RFC 7009 |
+/// | `/api/auth.revoke`, `/2/auth/token/revoke`, `DELETE /applications/{client_id}/grant` | as Slack, Dropbox and GitHub end a grant, each in its dialect |
 /// | `GET /userinfo` | who consented (OpenID Connect Core, 5.3) |
 /// | `GET /api/whoami` | 200 and what is known about the bearer's token, or 401: a stand-in for a resource |
 /// | `GET /.well-known/oauth-authorization-server`, `/.well-known/openid-configuration` | RFC 8414, OpenID Connect Discovery |

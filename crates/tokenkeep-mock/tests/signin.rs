@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 use tokenkeep_mock::{
-    Answer, Ask, ClientAuth, ClientConfig, DeathCause, Decision, Dialect, OAuthRequest, Provider, ProviderConfig,
-    UnfitAsk,
+    Answer, Ask, ClientAuth, ClientConfig, DeathCause, Decision, Demands, DeviceStyle, Dialect, KNOWN, OAuthRequest,
+    Provider, ProviderConfig, RedirectOnRefresh, UnfitAsk,
 };
 
 const SECRETS: &str = "client_id=mock-client&client_secret=mock-secret";
@@ -204,12 +204,17 @@ struct Device {
 impl Device {
     fn of(mut provider: Provider) -> Self {
         let body = format!("{SECRETS}&scope=a");
-        let request = OAuthRequest::read(None, None, body.as_bytes()).unwrap();
+        let request = OAuthRequest::read(None, None, body.as_bytes()).unwrap().accepting(Some("application/json"));
         let answer = json(&provider.device_authorization(0, &request, "http://x"));
         assert_eq!((&answer["expires_in"], &answer["interval"]), (&600.into(), &5.into()));
         let text = |name: &str| answer[name].as_str().unwrap().to_owned();
-        assert_eq!(text("verification_uri"), "http://x/device");
-        assert_eq!(text("verification_uri_complete"), format!("http://x/device?user_code={}", text("user_code")));
+        if provider.config().device == DeviceStyle::Google {
+            assert_eq!(text("verification_url"), "http://x/device");
+            assert!(answer.get("verification_uri").is_none() && answer.get("verification_uri_complete").is_none());
+        } else {
+            assert_eq!(text("verification_uri"), "http://x/device");
+            assert_eq!(text("verification_uri_complete"), format!("http://x/device?user_code={}", text("user_code")));
+        }
         Self { provider, code: text("device_code"), user_code: text("user_code") }
     }
 
@@ -251,6 +256,46 @@ fn github_says_the_new_interval() {
     let fields: Vec<(String, String)> = form_urlencoded::parse(&answer.body).into_owned().collect();
     assert_eq!(answer.status, 200);
     assert!(fields.contains(&("interval".to_owned(), "10".to_owned())), "{fields:?}");
+}
+
+#[test]
+fn a_device_is_kept_waiting_and_refused_in_the_provider_s_own_words() {
+    for (id, waits, too_often, denied) in [
+        ("gitlab", (400, "authorization_pending"), (400, "slow_down"), (400, "access_denied")),
+        ("google", (428, "authorization_pending"), (403, "slow_down"), (403, "access_denied")),
+        ("auth0", (403, "authorization_pending"), (429, "slow_down"), (403, "access_denied")),
+        ("microsoft", (400, "authorization_pending"), (400, "slow_down"), (400, "authorization_declined")),
+    ] {
+        let known = KNOWN.iter().find(|known| known.id == id).unwrap();
+        let mut device = Device::of(Provider::new(known.config()));
+        let told = |answer: Answer| (answer.status.as_u16(), error(&answer));
+        let of = |(status, error): (u16, &str)| (status, error.to_owned());
+        assert!(!device.provider.device_has_asked(0, &device.user_code));
+        assert_eq!(told(device.poll(0)), of(waits), "{id}");
+        assert!(device.provider.device_has_asked(1, &device.user_code));
+        assert_eq!(told(device.poll(1)), of(too_often), "{id}");
+        assert!(device.provider.decide_device(2, &device.user_code, Decision::Deny));
+        assert_eq!(told(device.poll(60_000)), of(denied), "{id}");
+    }
+}
+
+#[test]
+fn a_refresh_repeats_the_redirection_of_its_sign_in_where_that_is_demanded() {
+    let demands = Demands { redirect_on_refresh: RedirectOnRefresh::Needed, ..Demands::default() };
+    let mut provider = Provider::new(ProviderConfig { demands, ..ProviderConfig::default() });
+    let code = code(&mut provider, "");
+    let token = json(&exchange(&mut provider, 1, &code, ""))["refresh_token"].as_str().unwrap().to_owned();
+    let refresh = format!("grant_type=refresh_token&{SECRETS}&refresh_token={token}");
+    assert_eq!(post(&mut provider, 2, &refresh).status, 400);
+    for (redirect, status) in [("http%3A%2F%2Fx%2F", 400), (CALLBACK, 200)] {
+        assert_eq!(post(&mut provider, 2, &format!("{refresh}&redirect_uri={redirect}")).status, status, "{redirect}");
+    }
+    // A device is not sent back anywhere.
+    let mut device = Device::of(provider);
+    assert!(device.provider.decide_device(0, &device.user_code, Decision::Allow));
+    let token = json(&device.poll(0))["refresh_token"].as_str().unwrap().to_owned();
+    let refresh = format!("grant_type=refresh_token&{SECRETS}&refresh_token={token}");
+    assert_eq!(post(&mut device.provider, 1, &refresh).status, 200);
 }
 
 #[test]

@@ -565,12 +565,16 @@ impl TokenKeep {
         renewal: Renewal,
     ) -> Result<Imported, Error> {
         let connect::Brought { answer, sent_at, account, redirect_uri, scopes } = signed_in;
-        let life = answer.expires_in.or(provider.rules.access_life);
+        let expires_in = format::stated_life(&answer, self.wall(sent_at));
+        // What the client itself gets, it can get again.
+        let has_refresh_token = answer.refresh_token.is_some() || renewal.is_by_client();
+        let assumed = provider.rules.access_life.unwrap_or(LIFETIME_ASSUMED);
+        // A token with neither an end nor a way to renew it does not end (GitHub, Slack).
+        let life = expires_in.or(has_refresh_token.then_some(assumed));
         let brought = Brought {
-            expires_at: Some(sent_at + life.unwrap_or(LIFETIME_ASSUMED)),
-            expires_in: answer.expires_in,
-            // What the client itself gets, it can get again.
-            has_refresh_token: answer.refresh_token.is_some() || renewal.is_by_client(),
+            expires_at: life.map(|life| sent_at + life),
+            expires_in,
+            has_refresh_token,
             in_bulk: false,
             refresh_expires_in: answer.refresh_expires_in,
             consented_at: (!renewal.is_by_client()).then_some(sent_at),

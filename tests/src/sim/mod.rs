@@ -6,12 +6,14 @@
 
 pub mod parts;
 pub mod scene;
+pub mod script;
 pub mod world;
 
 use parts::{JournalDisk, Sabotage, SimJournal, SimStore};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokenkeep::endpoint::Endpoint;
 use tokenkeep::engine::{Engine, Options, Parts};
 use tokenkeep::store::memory::MemoryStore;
 use tokenkeep::store::{ListQuery, PAGE_MAX, Store};
@@ -149,6 +151,12 @@ impl Machine {
     /// The engine of process number `process`, with these providers.
     #[must_use]
     pub fn engine_with(&self, process: u64, providers: Vec<Provider>) -> Arc<Engine> {
+        self.engine_at(process, providers, Arc::new(SimEndpoint { world: Arc::clone(&self.world), process }))
+    }
+
+    /// As [`Machine::engine_with`], at the end of this network.
+    #[must_use]
+    pub fn engine_at(&self, process: u64, providers: Vec<Provider>, endpoint: Arc<dyn Endpoint>) -> Arc<Engine> {
         let world = || Arc::clone(&self.world);
         let in_flight_max = 32;
         let store = SimStore { durable: Arc::clone(&self.store), world: world(), process, sabotage: self.sabotage };
@@ -163,7 +171,7 @@ impl Machine {
         let parts = Parts {
             store: Arc::new(store),
             journal: Arc::new(journal),
-            endpoint: Arc::new(SimEndpoint { world: world(), process }),
+            endpoint,
             clock: Arc::new(SimClock(world())),
             dice: Arc::new(SimDice(world())),
         };

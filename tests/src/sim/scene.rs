@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokenkeep::connect::Connect;
+use tokenkeep::engine::Engine;
 use tokenkeep::store::{Event, EventKind, EventQuery, ListQuery};
 use tokenkeep::{Changes, Config, Imported, Provider, TokenKeep};
 use tokenkeep_core::Secret;
@@ -15,6 +16,7 @@ use url::Url;
 
 use super::Machine;
 use super::parts::Sabotage;
+use super::script::{Script, ScriptedEndpoint};
 
 /// A machine and its process.
 pub struct Scene {
@@ -55,8 +57,19 @@ impl Scene {
         Self::of(machine, 0, providers).await
     }
 
+    /// One provider, of which the test writes every answer.
+    pub async fn scripted(seed: u64, provider: Provider) -> (Self, Arc<Script>) {
+        let (machine, script) = (Machine::new(seed, 1, Sabotage::None), Arc::new(Script::default()));
+        let engine = machine.engine_at(0, vec![provider], Arc::new(ScriptedEndpoint(Arc::clone(&script))));
+        (Self::on(machine, engine).await, script)
+    }
+
     async fn of(machine: Machine, process: u64, providers: Vec<Provider>) -> Self {
         let engine = machine.engine_with(process, providers);
+        Self::on(machine, engine).await
+    }
+
+    async fn on(machine: Machine, engine: Arc<Engine>) -> Self {
         let keep = TokenKeep::on_engine(engine).await.expect("the memory store can be used");
         Self { machine, keep }
     }

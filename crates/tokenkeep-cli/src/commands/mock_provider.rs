@@ -158,11 +158,12 @@ fn told(server: &Server, dialect: Dialect, rotation: Rotation) -> String {
          token_url = \"{url}/token\"\n\
          authorize_url = \"{url}/authorize\"\n\
          device_url = \"{url}/device_authorization\"\n\
-         revoke_url = \"{url}/revoke\"\n\
+         revoke_url = \"{url}{revoke}\"\n\
          client_id = \"mock-client\"\n\
          client_secret = {{ env = \"MOCK_CLIENT_SECRET\" }}\n\
          rotation = \"{rotation}\"\n",
-        tls = tls_told(server)
+        tls = tls_told(server),
+        revoke = dialect.config().revocation.path("mock-client")
     )
 }
 

@@ -193,9 +193,9 @@ impl<'s, 'a> Addresses<'s, 'a> {
         let known = self.preset.map_or(Known::None, |preset| preset.revocation);
         let Some(url) = self.url("revoke_url", known.url()) else { return Revocation::None };
         match known {
-            Known::AccessToken(_) if self.section.value("revoke_url").is_none() => Revocation::AccessToken(url),
+            Known::AccessToken(_) => Revocation::AccessToken(url),
             Known::GitHub(_) => Revocation::GitHub(url),
-            _ => Revocation::Standard(url),
+            Known::None | Known::Standard(_) => Revocation::Standard(url),
         }
     }
 

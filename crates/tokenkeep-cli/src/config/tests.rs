@@ -174,6 +174,20 @@ fn a_preset_s_addresses_take_parameters_and_the_file_goes_before_it() {
 }
 
 #[test]
+fn revocation_at_another_address_stays_the_preset_s_way() {
+    let revocation = |preset: &str| {
+        let text = format!(
+            "[providers.p]\npreset = \"{preset}\"\nrevoke_url = \"https://proxy.example.com/end\"\nclient_id = \"c\"\nclient_secret = {{ env = \"SECRET\" }}"
+        );
+        good(&text).providers[0].provider.sign_in.revocation.clone()
+    };
+    assert!(matches!(revocation("slack"), Revocation::AccessToken(url) if url.path() == "/end"));
+    assert!(matches!(revocation("github-app"), Revocation::GitHub(_)));
+    assert!(matches!(revocation("google"), Revocation::Standard(_)));
+    assert!(matches!(revocation("hubspot"), Revocation::Standard(_)), "a way that the catalogue does not know");
+}
+
+#[test]
 fn a_token_url_of_another_server_takes_none_of_the_preset_s_addresses() {
     let text = "[providers.x]\npreset = \"atlassian\"\ntoken_url = \"http://127.0.0.1:1/token\"\nclient_id = \"c\"\nclient_secret = { env = \"SECRET\" }";
     let sign_in = good(text).providers[0].provider.sign_in.clone();

@@ -198,3 +198,71 @@ fn every_row_has_a_sample_of_each_thing_that_it_says_in_words_of_its_own() {
         }
     }
 }
+
+fn rules_of(id: &str) -> &'static Rules {
+    &preset(id).unwrap().rules
+}
+
+#[test]
+fn quirk_6_a_grace_is_a_fact_of_its_row() {
+    let grace = |seconds| Rotation::Grace(Duration::from_secs(seconds));
+    for (id, rotation) in [
+        ("atlassian", grace(600)),
+        ("xero", grace(1800)),
+        ("okta", grace(30)),
+        ("shopify", Rotation::UntilUsed),
+        ("github-app", Rotation::Strict),
+        ("box", Rotation::Strict),
+        ("zendesk", Rotation::Strict),
+        ("google", Rotation::Persistent),
+    ] {
+        assert_eq!(rules_of(id).rotation, rotation, "{id}");
+    }
+}
+
+#[test]
+fn quirk_7_the_ends_that_only_a_person_can_mend_are_known() {
+    for (id, life) in
+        [("atlassian", 365), ("spotify", 180), ("linkedin", 365), ("quickbooks", 5 * 365), ("snowflake", 90)]
+    {
+        assert_eq!(rules_of(id).absolute_life, days(life), "{id}");
+    }
+}
+
+#[test]
+fn quirk_8_the_tokens_that_die_idle_are_known() {
+    for (id, life) in [("okta", 7), ("box", 60), ("atlassian", 90), ("xero", 60), ("quickbooks", 100)] {
+        assert_eq!(rules_of(id).idle_life, days(life), "{id}");
+    }
+}
+
+#[test]
+fn what_a_refresh_token_asks_of_the_sign_in_is_asked() {
+    for (id, scope) in [
+        ("atlassian", "offline_access"),
+        ("microsoft", "offline_access"),
+        ("okta", "offline_access"),
+        ("keycloak", "offline_access"),
+        ("x", "offline.access"),
+    ] {
+        assert_eq!(preset(id).unwrap().offline_scopes, [scope], "{id}");
+    }
+    for (id, param) in [("google", ("prompt", "consent")), ("dropbox", ("token_access_type", "offline"))] {
+        assert!(preset(id).unwrap().authorize_params.contains(&param), "{id}");
+    }
+    let bitbucket = preset("bitbucket").unwrap();
+    assert!(bitbucket.offline_scopes.is_empty() && bitbucket.authorize_params.is_empty());
+    assert!(preset("jira-data-center").unwrap().offline_scopes.is_empty());
+}
+
+#[test]
+fn the_forms_of_bodies_and_clients_are_those_of_the_pages() {
+    for id in ["atlassian", "notion"] {
+        assert_eq!(rules_of(id).body_format, BodyFormat::Json, "{id}");
+    }
+    assert_eq!(rules_of("discord").body_format, BodyFormat::Form);
+    for id in ["x", "xero", "zoom", "spotify", "databricks"] {
+        assert_eq!(rules_of(id).client_auth, ClientAuth::SecretBasic, "{id}");
+    }
+    assert!(!preset("hubspot").unwrap().token_url.contains("/oauth/v1/"));
+}

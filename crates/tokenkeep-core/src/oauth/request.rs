@@ -172,6 +172,27 @@ pub fn revocation_request(
     client_request(rules, client, fields, extras, BodyFormat::Form)
 }
 
+/// The call of a provider's own API that ends the grant of the access token which it is made with: Slack's `auth.revoke`,
+/// Dropbox's `auth/token/revoke`. Neither takes arguments, and Dropbox refuses a body.
+#[must_use]
+pub fn self_revocation_request(access_token: &Secret) -> ProviderRequest {
+    ProviderRequest { method: Method::Post, ..ProviderRequest::get(Some(access_token)) }
+}
+
+/// GitHub's way to end a grant: the client names an access token of it, and shows who it is in the header, whichever way
+/// it takes at the token endpoint (<https://docs.github.com/rest/apps/oauth-applications#delete-an-app-authorization>).
+#[must_use]
+pub fn grant_deletion_request(client: &Client, access_token: &Secret) -> ProviderRequest {
+    let secret = client.secret.as_ref().map(Secret::expose).unwrap_or_default();
+    ProviderRequest {
+        method: Method::Delete,
+        authorization: Some(basic(&client.id, secret)),
+        headers: Cow::Borrowed(&[]),
+        content_type: Some("application/json"),
+        body: Secret::new(json(&[("access_token", access_token.expose())])),
+    }
+}
+
 /// The introspection request (RFC 7662 section 2.1).
 #[must_use]
 pub fn introspection_request(rules: &Rules, client: &Client, token: &Secret, extras: Extras<'_>) -> ProviderRequest {
@@ -340,6 +361,23 @@ mod tests {
         let rules = |asks| Rules { redirect_uri_on_refresh: asks, ..Rules::default() };
         assert!(request(rules(true), grant).body.expose().contains("redirect_uri=https%3A%2F%2Fus%2Fback"));
         assert!(!request(rules(false), grant).body.expose().contains("redirect_uri"));
+    }
+
+    #[test]
+    fn a_provider_s_own_revocation_shows_the_access_token_and_nothing_else() {
+        let written = self_revocation_request(&Secret::new("xoxp-1"));
+        assert_eq!((written.method, written.content_type, written.body.expose()), (Method::Post, None, ""));
+        assert_eq!(written.authorization.unwrap().expose(), "Bearer xoxp-1");
+    }
+
+    #[test]
+    fn github_s_revocation_shows_the_client_in_the_header_and_the_token_in_json() {
+        let client = Client { id: "Iv1.8a61".into(), secret: Some(Secret::new("s3cret")) };
+        let written = grant_deletion_request(&client, &Secret::new("ghu_\"1"));
+        assert_eq!((written.method, written.content_type), (Method::Delete, Some("application/json")));
+        assert_eq!(written.body.expose(), r#"{"access_token":"ghu_\"1"}"#);
+        let expected = format!("Basic {}", BASE64_STANDARD.encode("Iv1.8a61:s3cret"));
+        assert_eq!(written.authorization.unwrap().expose(), expected);
     }
 
     #[test]

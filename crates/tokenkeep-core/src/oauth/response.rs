@@ -283,32 +283,94 @@ mod tests {
         assert!(matches!(said(200), Reading::Neither(_)));
     }
 
+    /// `expires_in`, written so.
+    fn life_of(written: &str) -> Option<Duration> {
+        token(&format!(r#"{{"access_token":"a","expires_in":{written}}}"#)).expires_in
+    }
+
     #[test]
-    fn quirk_2_expires_in_of_every_shape() {
-        let life = |value: &str| token(&format!(r#"{{"access_token":"a","expires_in":{value}}}"#)).expires_in;
-        assert_eq!(life("3600"), Some(Duration::from_secs(3600)));
-        assert_eq!(life("\"3600\""), Some(Duration::from_secs(3600)));
-        assert_eq!(life("59.5"), Some(Duration::from_millis(59_500)));
-        for absent in ["null", "0", "-1", "\"\"", "\"soon\"", "[]", "1e300", "1e400", "315360001", "true", "0.5"] {
-            assert_eq!(life(absent), None, "{absent}");
-        }
+    fn quirk_2_expires_in_missing_or_null_is_no_life() {
         assert_eq!(token(r#"{"access_token":"a"}"#).expires_in, None);
-        for name in ["refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"] {
-            let body = format!(r#"{{"access_token":"a","{name}":"86400"}}"#);
-            assert_eq!(token(&body).refresh_expires_in, Some(Duration::from_secs(86_400)), "{name}");
+        assert_eq!(life_of("null"), None);
+    }
+
+    #[test]
+    fn quirk_2_expires_in_as_a_string() {
+        assert_eq!((life_of("3600"), life_of("\"3600\"")), (Some(Duration::from_secs(3600)), life_of("3600")));
+        assert_eq!((life_of("\"\""), life_of("\"soon\"")), (None, None));
+    }
+
+    #[test]
+    fn quirk_2_expires_in_as_a_float() {
+        assert_eq!(life_of("59.5"), Some(Duration::from_millis(59_500)));
+        assert_eq!(life_of("\"59.5\""), life_of("59.5"));
+    }
+
+    #[test]
+    fn quirk_2_expires_in_negative_or_zero_is_no_life() {
+        for absent in ["0", "-1", "-3600", "\"-1\"", "0.5"] {
+            assert_eq!(life_of(absent), None, "{absent}");
         }
     }
 
     #[test]
-    fn quirk_3_forms_nesting_and_scopes() {
+    fn quirk_2_expires_in_huge_or_of_another_kind_is_no_life() {
+        for absent in ["1e300", "1e400", "315360001", "99999999999999999999999999", "true", "[]"] {
+            assert_eq!(life_of(absent), None, "{absent}");
+        }
+    }
+
+    #[test]
+    fn quirk_2_created_at_moves_no_end_and_is_kept() {
+        let answer = token(r#"{"access_token":"a","expires_in":7200,"created_at":1000}"#);
+        assert_eq!(answer.expires_in, Some(Duration::from_secs(7200)));
+        assert!(answer.extra.expose().contains("created_at"));
+    }
+
+    #[test]
+    fn quirk_2_the_refresh_token_s_life_by_each_of_its_names() {
+        for name in ["refresh_token_expires_in", "x_refresh_token_expires_in", "refresh_expires_in"] {
+            for written in ["86400", "\"86400\""] {
+                let body = format!(r#"{{"access_token":"a","{name}":{written}}}"#);
+                assert_eq!(token(&body).refresh_expires_in, Some(Duration::from_secs(86_400)), "{name}");
+            }
+            // Keycloak writes 0 for a token that does not end.
+            assert_eq!(token(&format!(r#"{{"access_token":"a","{name}":0}}"#)).refresh_expires_in, None, "{name}");
+        }
+    }
+
+    #[test]
+    fn quirk_3_form_encoded_answers() {
         let form = token("access_token=a%2Fb&expires_in=28800&refresh_token=r&scope=repo%2Cuser&token_type=bearer");
         assert_eq!((form.access_token.expose(), form.token_type.as_str()), ("a/b", "Bearer"));
+        assert_eq!(form.expires_in, Some(Duration::from_secs(28_800)));
+        assert_eq!(form.refresh_token.unwrap().expose(), "r");
         assert_eq!(form.scopes.unwrap(), ["repo", "user"]);
+    }
+
+    #[test]
+    fn quirk_3_slack_s_token_of_a_user_lies_in_authed_user() {
         let nested = token(r#"{"ok":true,"authed_user":{"access_token":"xoxp","refresh_token":"r","expires_in":9}}"#);
         assert_eq!((nested.access_token.expose(), nested.expires_in), ("xoxp", Some(Duration::from_secs(9))));
+        assert_eq!(nested.refresh_token.unwrap().expose(), "r");
+        let bot = token(r#"{"ok":true,"access_token":"xoxb","authed_user":{"access_token":"xoxp"}}"#);
+        assert_eq!(bot.access_token.expose(), "xoxb", "the one at the top is the bot's");
+    }
+
+    #[test]
+    fn quirk_3_scopes_for_scope() {
         assert_eq!(token(r#"{"access_token":"a","scopes":["x","y z"]}"#).scopes.unwrap(), ["x", "y z"]);
-        assert_eq!(token(r#"{"access_token":"a","scope":""}"#).scopes, None);
+        assert_eq!(token(r#"{"access_token":"a","scopes":"x y"}"#).scopes.unwrap(), ["x", "y"]);
         assert_eq!(token(r#"{"access_token":"a","scope":null,"scopes":"x"}"#).scopes.unwrap(), ["x"]);
+        assert_eq!(token(r#"{"access_token":"a","scope":""}"#).scopes, None);
+    }
+
+    #[test]
+    fn quirk_3_scopes_with_commas() {
+        for written in ["read,write", "read, write", "read write"] {
+            let body = format!(r#"{{"access_token":"a","scope":"{written}"}}"#);
+            assert_eq!(token(&body).scopes.unwrap(), ["read", "write"], "{written}");
+        }
     }
 
     #[test]
@@ -360,15 +422,45 @@ mod tests {
     }
 
     #[test]
-    fn quirk_10_pages_marks_duplicates_and_tails() {
-        assert!(matches!(read(&answer(b"<html>Sign in to Wi-Fi</html>")), Reading::Neither("an HTML page")));
+    fn quirk_10_a_page_is_no_answer() {
+        for page in ["<html>Sign in to Wi-Fi</html>", "\r\n <!DOCTYPE html><h1>403</h1>"] {
+            assert!(matches!(read(&answer(page.as_bytes())), Reading::Neither("an HTML page")), "{page}");
+        }
         assert!(matches!(read(&answer(b"  ")), Reading::Neither("an empty body")));
         assert!(matches!(read(&answer(b"{\"access_tok")), Reading::Neither(_)));
         assert!(matches!(read(&answer(b"[1]")), Reading::Neither(_)));
-        assert_eq!(token("\u{feff}{\"access_token\":\"a\"}").access_token.expose(), "a");
-        assert_eq!(token(r#"{"access_token":"a","access_token":"b"} trailing"#).access_token.expose(), "b");
-        assert_eq!(token(r#"{"access_token":"a","token_type":"BEARER"}"#).token_type, "Bearer");
+    }
+
+    #[test]
+    fn quirk_10_bearer_in_any_case() {
+        for written in ["bearer", "Bearer", "BEARER", "bEaReR"] {
+            let body = format!(r#"{{"access_token":"a","token_type":"{written}"}}"#);
+            assert_eq!(token(&body).token_type, "Bearer");
+        }
         assert_eq!(token(r#"{"access_token":"a","token_type":"DPoP"}"#).token_type, "DPoP");
+    }
+
+    #[test]
+    fn atlassian_no_token_type_is_bearer() {
+        assert_eq!(token(r#"{"access_token":"a"}"#).token_type, "Bearer");
+    }
+
+    #[test]
+    fn quirk_10_a_byte_order_mark() {
+        assert_eq!(token("\u{feff}{\"access_token\":\"a\"}").access_token.expose(), "a");
+    }
+
+    #[test]
+    fn quirk_10_of_duplicate_keys_the_last_counts() {
+        let doubled = token(r#"{"access_token":"a","access_token":"b","refresh_token":"r","refresh_token":"s"}"#);
+        assert_eq!((doubled.access_token.expose(), doubled.refresh_token.unwrap().expose()), ("b", "s"));
+    }
+
+    #[test]
+    fn quirk_10_trailing_text() {
+        for tail in [" trailing", "\r\n<!-- gateway 7 -->", "{}"] {
+            assert_eq!(token(&format!(r#"{{"access_token":"a"}}{tail}"#)).access_token.expose(), "a", "{tail}");
+        }
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::demands::Demands;
 
-use super::style::{AnswerStyle, RefusalStyle};
+use super::revocation::RevocationStyle;
+use super::style::{AnswerStyle, DeviceStyle, RefusalStyle};
 use crate::request::Credentials;
 use crate::rotation::Rotation;
 
@@ -37,6 +38,10 @@ pub struct ProviderConfig {
     pub answers: AnswerStyle,
     /// How refusals look.
     pub refusals: RefusalStyle,
+    /// How the answer that begins a device's sign-in looks.
+    pub device: DeviceStyle,
+    /// How clients end a grant, beside RFC 7009, which is always served.
+    pub revocation: RevocationStyle,
     /// What makes a sign-in yield a refresh token.
     pub offline: Offline,
     /// What it demands of requests beyond the standard.
@@ -66,6 +71,8 @@ impl Default for ProviderConfig {
             grant_life_s: None,
             answers: AnswerStyle::Standard,
             refusals: RefusalStyle::Standard,
+            device: DeviceStyle::Standard,
+            revocation: RevocationStyle::Standard,
             offline: Offline::Always,
             demands: Demands::default(),
             identity: &["sub", "name"],

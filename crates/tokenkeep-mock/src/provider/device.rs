@@ -8,6 +8,7 @@ use serde_json::json;
 use super::grant::Refreshable;
 use super::ledger::GrantId;
 use super::signin::OWNER_DEFAULT;
+use super::style::DeviceStyle;
 use super::{Decision, Provider};
 use crate::answer::{Answer, Refusal, Unfit};
 use crate::random::keyed;
@@ -79,7 +80,7 @@ impl Provider {
             decision: None,
         };
         let stamp = Stamp { owner: number, serial: 0, expires_at_ms: device.expires_at_ms };
-        let answer = json!({
+        let mut answer = json!({
             "device_code": self.mint.issue(Kind::Device, stamp),
             "user_code": device.user_code,
             "verification_uri": format!("{origin}/device"),
@@ -87,8 +88,15 @@ impl Provider {
             "expires_in": life_s,
             "interval": device.interval_s,
         });
+        if self.config.device == DeviceStyle::Google
+            && let Some(fields) = answer.as_object_mut()
+            && let Some(uri) = fields.remove("verification_uri")
+        {
+            fields.remove("verification_uri_complete");
+            fields.insert("verification_url".to_owned(), uri);
+        }
         self.remember_device(number, device);
-        Answer::json(StatusCode::OK, &answer)
+        self.as_accepted(Answer::json(StatusCode::OK, &answer), request.accepts)
     }
 
     fn remember_device(&mut self, number: u64, device: Device) {
@@ -113,6 +121,12 @@ impl Provider {
         let device = self.devices.get(&self.waiting_device(now_ms, user_code)?)?;
         let client = self.config.clients.get(device.client)?;
         Some((&client.id, &device.scope))
+    }
+
+    /// Whether the device behind a user code has asked for its tokens, and waits.
+    pub fn device_has_asked(&self, now_ms: i64, user_code: &str) -> bool {
+        let waiting = self.waiting_device(now_ms, user_code).and_then(|number| self.devices.get(&number));
+        waiting.is_some_and(|device| device.asked_at_ms.is_some())
     }
 
     /// The resource owner answers a device. Says whether one waited.

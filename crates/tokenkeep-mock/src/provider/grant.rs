@@ -167,6 +167,8 @@ pub(crate) struct GrantState {
     /// When its refresh token was last used, or when it was made.
     pub used_at_ms: i64,
     pub refreshable: Refreshable,
+    /// Where its sign-in was sent back to; a device's was not.
+    pub redirect_uri: Option<String>,
     /// The refresh tokens that are in flight, each once for each request.
     in_flight: Vec<u64>,
 }
@@ -208,6 +210,7 @@ impl GrantState {
             made_at_ms: 0,
             used_at_ms: 0,
             refreshable: Refreshable::Yes,
+            redirect_uri: None,
             in_flight: Vec::new(),
         }
     }

@@ -231,6 +231,9 @@ impl Provider {
         }
         let ask = known.ask.clone();
         let id = self.sign_in(now_ms, client, &ask.owner, ask.scope, ask.refreshable);
+        if let Some(grant) = self.grants.get_mut(id.0) {
+            grant.redirect_uri = Some(ask.redirect_uri);
+        }
         if let Some(code) = self.codes.get_mut(&stamp.owner) {
             code.grant = Some(id);
         }

@@ -82,6 +82,15 @@ fn slack(body: TokenBody, owner: &str) -> Value {
     json!({"ok": true, "app_id": "A0MOCK", "team": {"id": "T0MOCK", "name": "Mock"}, "authed_user": user})
 }
 
+/// How the answer that begins a device's sign-in looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceStyle {
+    /// RFC 8628, 3.2.
+    Standard,
+    /// `verification_url`, and no address with the code in it.
+    Google,
+}
+
 /// How a refusal looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RefusalStyle {
@@ -91,12 +100,16 @@ pub enum RefusalStyle {
     /// token." where it was never issued or has outlived its time, else `unauthorized_client` with "refresh_token is
     /// invalid". Which end gives which form is not documented; this split is ours, so that both occur.
     Atlassian,
-    /// A dead refresh token gets `403 invalid_grant` with "Unknown or invalid refresh token."
+    /// A dead refresh token gets `403 invalid_grant` with "Unknown or invalid refresh token."; a device is refused with
+    /// 403 too, and with 429 if it asks too often.
     Auth0,
     /// Every refusal has the status 200 and GitHub's own code.
     GitHub,
-    /// A dead refresh token gets `400 invalid_grant` with "Token has been expired or revoked."
+    /// A dead refresh token gets `400 invalid_grant` with "Token has been expired or revoked."; a device is refused with
+    /// 403, and with 428 while it must wait.
     Google,
+    /// A person who says no gives a device `authorization_declined`.
+    Microsoft,
     /// Every refusal is `200` with `ok: false` and Slack's own code.
     Slack,
 }
@@ -109,6 +122,7 @@ impl RefusalStyle {
             RefusalStyle::Auth0 => auth0(refusal),
             RefusalStyle::GitHub => github(refusal),
             RefusalStyle::Google => google(refusal),
+            RefusalStyle::Microsoft => microsoft(refusal),
             RefusalStyle::Slack => Answer::json(StatusCode::OK, &json!({"ok": false, "error": slack_code(refusal)})),
         }
     }
@@ -132,6 +146,10 @@ fn auth0(refusal: Refusal) -> Answer {
         Refusal::InvalidGrant(why) if why.is_refresh_token() => {
             Answer::error(StatusCode::FORBIDDEN, "invalid_grant", Unfit::Unknown.why())
         }
+        Refusal::AuthorizationPending | Refusal::AccessDenied | Refusal::ExpiredToken => {
+            Answer::error(StatusCode::FORBIDDEN, refusal.code(), refusal.why())
+        }
+        Refusal::SlowDown { .. } => Answer::error(StatusCode::TOO_MANY_REQUESTS, refusal.code(), refusal.why()),
         _ => refusal.answer(),
     }
 }
@@ -140,6 +158,21 @@ fn google(refusal: Refusal) -> Answer {
     match refusal {
         Refusal::InvalidGrant(why) if why.is_refresh_token() => {
             Answer::error(StatusCode::BAD_REQUEST, "invalid_grant", "Token has been expired or revoked.")
+        }
+        Refusal::AuthorizationPending => {
+            Answer::error(StatusCode::PRECONDITION_REQUIRED, refusal.code(), "Precondition Required")
+        }
+        Refusal::SlowDown { .. } | Refusal::AccessDenied => {
+            Answer::error(StatusCode::FORBIDDEN, refusal.code(), "Forbidden")
+        }
+        _ => refusal.answer(),
+    }
+}
+
+fn microsoft(refusal: Refusal) -> Answer {
+    match refusal {
+        Refusal::AccessDenied => {
+            Answer::error(StatusCode::BAD_REQUEST, "authorization_declined", "AADSTS70016: the user said no.")
         }
         _ => refusal.answer(),
     }

@@ -18,7 +18,7 @@ use super::state::{ApiRequest, Begun, State};
 use super::{consent, control};
 use crate::answer::{Answer, Refusal};
 use crate::fault::{Fault, Reply};
-use crate::provider::{InFlight, Introspection, Provider};
+use crate::provider::{InFlight, Introspection, Provider, RevocationStyle};
 use crate::request::OAuthRequest;
 
 /// The longest request body of the provider's endpoints.
@@ -51,6 +51,9 @@ pub(crate) async fn answer(
         (&Method::POST, "/token") => return token(state, &connection, parts.headers, body).await,
         _ if is_api(path) => return api(&state, &connection, &parts, &body).await,
         _ => {}
+    }
+    if let Some(answer) = own_revocation(&state, &parts, &body) {
+        return Ok(respond(answer));
     }
     Ok(match (&parts.method, path) {
         (&Method::POST, "/introspect") => posted(&state, &parts, &body, Provider::introspection),
@@ -225,6 +228,30 @@ fn posted(
         Ok(request) => respond(state.with_provider(|provider| endpoint(provider, now_ms, &request))),
         Err(refusal) => respond(refusal.answer()),
     }
+}
+
+/// The answer of a dialect that ends grants by a call of its own API; `None`: this is not the call.
+fn own_revocation(state: &State, parts: &Parts, body: &[u8]) -> Option<Answer> {
+    let (now_ms, path) = (state.now_ms(), parts.uri.path());
+    let token = bearer(&parts.headers);
+    state.with_provider(|provider| {
+        let style = provider.config().revocation;
+        let client_id = provider.config().clients.first().map(|client| client.id.clone())?;
+        if style == RevocationStyle::Standard || path != style.path(&client_id) {
+            return None;
+        }
+        match (style, &parts.method) {
+            (RevocationStyle::Slack, &Method::GET | &Method::POST) => Some(provider.revoke_at_slack(now_ms, token)),
+            (RevocationStyle::Dropbox, &Method::POST) => Some(provider.revoke_at_dropbox(now_ms, token, body)),
+            (RevocationStyle::GitHub, &Method::DELETE) => {
+                let request = oauth_request(&parts.headers, body);
+                Some(request.map_or_else(Refusal::answer, |request| {
+                    provider.revoke_at_github(now_ms, &client_id, &request.credentials, body)
+                }))
+            }
+            _ => Some(Answer::error(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "")),
+        }
+    })
 }
 
 /// What `tell` says about the bearer's token, or 401.

@@ -32,6 +32,9 @@ pub enum SignInError {
     /// The provider could not be reached, or what it answered is no token set.
     #[error("{}", .0.message())]
     Failed(Failure),
+    /// It ended here, and not at the provider: the store failed, or the process is ending.
+    #[error("tokenkeep could not keep this sign-in: {0}")]
+    NotKept(String),
     /// The id token is not ours.
     #[error("{0}")]
     IdToken(#[from] IdTokenError),
@@ -69,6 +72,7 @@ impl SignInError {
             Self::Refused(_) => "sign_in_refused",
             Self::Expired => "sign_in_expired",
             Self::Failed(_) => "sign_in_failed",
+            Self::NotKept(_) => "sign_in_not_kept",
             Self::IdToken(_) => "sign_in_id_token",
             Self::OtherAccount { .. } => "sign_in_other_account",
             Self::TooMany => "sign_in_too_many",
@@ -91,6 +95,9 @@ impl SignInError {
             }
             Self::Failed(failure) if matches!(failure.code, FailureCode::NotRevoked) => failure.code.next_step(),
             Self::Failed(_) => "Begin again; check the provider's status page and its section in the configuration.",
+            Self::NotKept(_) => {
+                "Nothing was changed here: mend the cause, then sign in again with `tokenkeep connect NAME`."
+            }
             Self::IdToken(_) => "Check client_id and issuer of this provider, and this machine's clock.",
             Self::OtherAccount { .. } => {
                 "Sign out at the provider and begin again with the right account, or connect the other account under another name."

@@ -5,19 +5,18 @@ use super::service::lacks;
 use super::settings::Revocation;
 use crate::config::Provider;
 use crate::error::Error;
-use crate::keep::TokenKeep;
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
-use std::borrow::Cow;
-use tokenkeep_core::oauth::request::{Extras, Method, ProviderRequest, TokenHint, revocation_request};
+use crate::keep::{RefreshAsk, TokenKeep};
+use tokenkeep_core::oauth::request::{
+    Extras, ProviderRequest, TokenHint, grant_deletion_request, revocation_request, self_revocation_request,
+};
 use tokenkeep_core::oauth::response::{ErrorAnswer, Reading, read};
 use tokenkeep_core::oauth::{RawAnswer, TokenSet};
-use tokenkeep_core::{ConnectionKey, Failure, FailureCode, Secret};
+use tokenkeep_core::{Connection, ConnectionKey, Failure, FailureCode};
 use url::Url;
 
 impl TokenKeep {
     /// Revokes the grant at its provider, then removes the connection. An attempt in flight is waited for, and none
-    /// begins meanwhile.
+    /// begins meanwhile. Where the provider asks for an access token that is good, one that has ended is renewed first.
     ///
     /// # Errors
     /// [`Error::NotFound`]; [`Error::SignIn`] where the provider knows no revocation, refuses it, or cannot be reached: then
@@ -29,6 +28,10 @@ impl TokenKeep {
         if provider.sign_in.revocation == Revocation::None {
             return Err(lacks(&provider, "revoke_url"));
         }
+        if self.is_too_late(&provider, &before) {
+            // What comes of it is looked at when nothing is in flight any more.
+            let _ = self.refresh(key, RefreshAsk::default()).await;
+        }
         self.pause(key).await?;
         let revoked = self.revoke(&provider, key).await;
         if revoked.is_err() && !before.paused {
@@ -38,18 +41,27 @@ impl TokenKeep {
         self.remove(key).await
     }
 
+    /// Its access token has ended, and the provider ends grants by a good one. Asked with another, some answer as if the
+    /// grant were gone.
+    fn is_too_late(&self, provider: &Provider, connection: &Connection) -> bool {
+        let by_access_token = matches!(provider.sign_in.revocation, Revocation::AccessToken(_) | Revocation::GitHub(_));
+        by_access_token && connection.times.expires_at.is_some_and(|end| end <= self.now())
+    }
+
     async fn revoke(&self, provider: &Provider, key: &ConnectionKey) -> Result<(), Error> {
         let _gate = self.wait_for_sent(key).await;
+        if self.is_too_late(provider, &self.get(key).await?) {
+            let detail = "it asks for a good access token, the one in hand has ended, and nothing was removed";
+            return Err(SignInError::Failed(Failure::new(FailureCode::NotRevoked, detail)).into());
+        }
         let Some(tokens) = self.token_set(key).await? else { return Ok(()) };
         match &provider.sign_in.revocation {
             Revocation::None => Ok(()),
             Revocation::Standard(url) => self.revoke_by_standard(provider, url, &tokens).await,
-            Revocation::AccessToken(url) => {
-                let request =
-                    ProviderRequest { method: Method::Post, ..ProviderRequest::get(Some(&tokens.access_token)) };
-                self.revoke_once(url, request).await
+            Revocation::AccessToken(url) => self.revoke_once(url, self_revocation_request(&tokens.access_token)).await,
+            Revocation::GitHub(url) => {
+                self.revoke_once(url, grant_deletion_request(&provider.client, &tokens.access_token)).await
             }
-            Revocation::GitHub(url) => self.revoke_once(url, at_github(provider, &tokens)).await,
         }
     }
 
@@ -74,20 +86,6 @@ impl TokenKeep {
     }
 }
 
-/// <https://docs.github.com/rest/apps/oauth-applications>: deletes one token; its refresh token goes with it.
-fn at_github(provider: &Provider, tokens: &TokenSet) -> ProviderRequest {
-    let secret = provider.client.secret.as_ref().map(Secret::expose).unwrap_or_default();
-    let basic = BASE64_STANDARD.encode(format!("{}:{secret}", provider.client.id));
-    let body = serde_json::json!({"access_token": tokens.access_token.expose()});
-    ProviderRequest {
-        method: Method::Delete,
-        authorization: Some(Secret::new(format!("Basic {basic}"))),
-        headers: Cow::Borrowed(&[]),
-        content_type: Some("application/json"),
-        body: Secret::new(body.to_string()),
-    }
-}
-
 /// Success is what RFC 7009 section 2.2 calls so, also for a token that was dead already; and not Slack's `ok: false`.
 fn judged(answer: &RawAnswer) -> Result<(), ErrorAnswer> {
     let gone = answer.status == 404;
@@ -102,7 +100,8 @@ fn judged(answer: &RawAnswer) -> Result<(), ErrorAnswer> {
 /// The provider's words are not repeated: some repeat what they were sent.
 fn refused(answer: &RawAnswer, error: &ErrorAnswer) -> Error {
     let code = if error.error.len() <= 40 { error.error.as_str() } else { "" };
-    let detail = format!("HTTP {} {code}, and nothing was removed", answer.status);
+    let said = format!("HTTP {} {code}", answer.status);
+    let detail = format!("{}, and nothing was removed", said.trim_end());
     SignInError::Failed(Failure::new(FailureCode::NotRevoked, &detail)).into()
 }
 

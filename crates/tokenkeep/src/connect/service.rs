@@ -296,7 +296,7 @@ impl TokenKeep {
         let outcome = match outcome {
             Ok(imported) => Ok(Box::new(imported.connection().clone())),
             Err(Error::SignIn(error)) => Err(error.clone()),
-            Err(other) => Err(SignInError::Refused(other.to_string())),
+            Err(other) => Err(SignInError::NotKept(other.to_string())),
         };
         self.sign_ins().end(self.now(), id, outcome);
     }
@@ -330,11 +330,7 @@ impl TokenKeep {
 
     /// Exchanges a grant at the token endpoint, once.
     async fn exchange(&self, provider: &Provider, grant: Grant<'_>) -> Result<TokenAnswer, SignInError> {
-        let assertion = self.client_assertion(provider, &provider.token_url);
-        let resources: Vec<(&str, &str)> =
-            provider.sign_in.resources.iter().map(|r| ("resource", r.as_str())).collect();
-        let extras = Extras { client_assertion: assertion.as_ref(), params: &resources };
-        let request = token_request(&provider.rules, &provider.client, grant, extras);
+        let request = self.grant_request(provider, grant);
         let authorization = authorization(&provider.rules, &provider.client);
         let answer = self.ask_once(&provider.token_url, request).await?;
         let secrets = secrets_of(provider, authorization.as_ref(), Some(grant));
@@ -350,6 +346,14 @@ impl TokenKeep {
                 })
             }
         }
+    }
+
+    /// What is sent to the token endpoint for this grant, with what its token is to be for (RFC 8707 section 2.2).
+    fn grant_request(&self, provider: &Provider, grant: Grant<'_>) -> ProviderRequest {
+        let assertion = self.client_assertion(provider, &provider.token_url);
+        let resources = provider.sign_in.resource_params();
+        let extras = Extras { client_assertion: assertion.as_ref(), params: &resources };
+        token_request(&provider.rules, &provider.client, grant, extras)
     }
 
     /// The client's assertion for one request to `url`, where it authenticates by a key.
@@ -440,7 +444,7 @@ struct Asked<'a> {
 
 fn authorization_url(provider: &Provider, at: &Url, connect: &Connect, asked: &Asked<'_>) -> Url {
     let settings = &provider.sign_in;
-    let resources = settings.resources.iter().map(|resource| ("resource", resource.as_str()));
+    let resources = settings.resource_params();
     let params: Vec<(&str, &str)> = pairs(&settings.params).chain(resources).chain(pairs(&connect.params)).collect();
     let query = authorize::query(&AuthorizationRequest {
         client_id: &provider.client.id,
@@ -495,10 +499,8 @@ async fn wait_for_device(
 
 impl TokenKeep {
     async fn poll(&self, provider: &Provider, device_code: &Secret, interval: Duration) -> (Poll, Timestamp) {
-        let assertion = self.client_assertion(provider, &provider.token_url);
-        let extras = Extras { client_assertion: assertion.as_ref(), params: &[] };
         let grant = Grant::DeviceCode { device_code };
-        let request = token_request(&provider.rules, &provider.client, grant, extras);
+        let request = self.grant_request(provider, grant);
         let authorization = authorization(&provider.rules, &provider.client);
         let sent_at = self.now();
         match ask(self.endpoint(), &provider.token_url, request).await {

@@ -103,6 +103,12 @@ impl SignIn {
         }
         scopes
     }
+
+    /// The `resource` parameters of the authorization request and of each token request for a new grant (RFC 8707).
+    #[must_use]
+    pub fn resource_params(&self) -> Vec<(&str, &str)> {
+        self.resources.iter().map(|resource| ("resource", resource.as_str())).collect()
+    }
 }
 
 #[cfg(test)]

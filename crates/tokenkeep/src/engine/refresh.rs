@@ -96,7 +96,7 @@ pub(super) async fn conclude(
     let rules = rules_for(provider, connection);
     match classify(&rules, &observation) {
         Outcome::Refreshed(mut answer) => {
-            answer.expires_in = answer.expires_in.or_else(|| stated_life(&answer.extra, engine.wall(sent_at)));
+            answer.expires_in = stated_life(&answer, engine.wall(sent_at));
             engine.admission_succeeded(provider);
             let step = engine.decide(provider, Timestamp::EPOCH, |context| {
                 lifecycle::refreshed(connection, sent_at, &answer, context)
@@ -200,7 +200,10 @@ fn request_for(engine: &Engine, rules: &Rules, provider: &Provider, work: &Work)
         }
     };
     let client_assertion = provider.client_assertion(provider.refreshes_at(), wall);
-    let extras = Extras { client_assertion: client_assertion.as_ref(), params: &[] };
+    // A refresh is for what its grant was for; a grant of the client's own is a new one each time.
+    let is_new = work.connection.renewal.is_by_client();
+    let resources = if is_new { provider.sign_in.resource_params() } else { Vec::new() };
+    let extras = Extras { client_assertion: client_assertion.as_ref(), params: &resources };
     Some(token_request(rules, &provider.client, grant, extras))
 }
 

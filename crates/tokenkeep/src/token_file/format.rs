@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use std::fmt::Write as _;
 use std::time::Duration;
 use tokenkeep_core::model::printable;
-use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::oauth::response::{is_token, jwt_expires_at, life, scopes};
+use tokenkeep_core::oauth::{TokenAnswer, TokenSet};
 use tokenkeep_core::schedule::{LIFETIME_MAX, LIFETIME_MIN};
 use tokenkeep_core::{Secret, Timestamp};
 
@@ -278,9 +278,13 @@ fn moment(value: &Value) -> Result<Timestamp, Error> {
     (0.0..253_402_300_800_000.0).contains(&millis).then(|| Timestamp::from_millis(millis as i64)).ok_or_else(wrong)
 }
 
-/// The life that a token answer states only by its end (`expires_at`, Square), for a request sent at `sent_at` in wall
-/// time; `extra` is what else the answer says. Believed only between 1 s and 10 years.
-pub(crate) fn stated_life(extra: &Secret, sent_at: Timestamp) -> Option<Duration> {
+/// The life that a token answer states: by `expires_in`, or only by its end (`expires_at`, Square), for a request sent at
+/// `sent_at` in wall time. Believed only between 1 s and 10 years.
+pub(crate) fn stated_life(answer: &TokenAnswer, sent_at: Timestamp) -> Option<Duration> {
+    answer.expires_in.or_else(|| life_to_end(&answer.extra, sent_at))
+}
+
+fn life_to_end(extra: &Secret, sent_at: Timestamp) -> Option<Duration> {
     let fields: Map<String, Value> = serde_json::from_str(extra.expose()).ok()?;
     let life = sent_at.until(moment(fields.get("expires_at")?).ok()?);
     (LIFETIME_MIN..=LIFETIME_MAX).contains(&life).then_some(life)
@@ -331,14 +335,14 @@ mod tests {
     #[test]
     fn an_answer_may_state_only_its_end() {
         let at = Timestamp::from_millis(1_800_000_000_000);
-        let life = |end: &str| stated_life(&Secret::new(format!(r#"{{"expires_at":{end}}}"#)), at);
+        let life = |end: &str| life_to_end(&Secret::new(format!(r#"{{"expires_at":{end}}}"#)), at);
         for end in ["1800000600", "1800000600000", "\"1800000600\"", "\"2027-01-15T08:10:00Z\""] {
             assert_eq!(life(end), Some(Duration::from_secs(600)), "{end}");
         }
         for absent in ["null", "1000", "\"next week\"", "[]", "3000000000"] {
             assert_eq!(life(absent), None, "{absent}");
         }
-        assert_eq!(stated_life(&Secret::new("{}"), at), None);
+        assert_eq!(life_to_end(&Secret::new("{}"), at), None);
     }
 
     #[test]
