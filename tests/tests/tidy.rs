@@ -173,6 +173,7 @@ fn secrets_are_shown_only_where_they_must_be() {
     let allowed = [
         "tokenkeep-core/src/secret.rs",
         "tokenkeep-core/src/oauth/",
+        "tokenkeep/src/access.rs",
         "tokenkeep/src/connect/",
         "tokenkeep/src/endpoint/",
         "tokenkeep/src/seal.rs",
