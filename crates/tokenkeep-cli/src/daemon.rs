@@ -91,9 +91,9 @@ impl Daemon {
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
         let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
-        let api = Api { keep: keep.clone(), streams: Streams::new(stopped.clone()), config: live, sign_ins };
+        let api = Api::new(keep.clone(), Streams::new(stopped.clone()), live, sign_ins);
         if let Some(tcp) = tcp {
-            servers.spawn(server::serve(tcp, api::public(api.clone()), stopped.clone()));
+            servers.spawn(server::serve(tcp, api::guarded(api.clone()), stopped.clone()));
         }
         servers.spawn(server::serve(OwnerSocket::new(unix), api::whole(api), stopped));
         Self { keep, socket, tcp: address, stop, servers }

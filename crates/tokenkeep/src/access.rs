@@ -377,6 +377,12 @@ impl Keys {
     }
 }
 
+/// A secret of 256 random bits, in 64 hex digits.
+#[must_use]
+pub fn random_secret() -> Secret {
+    Secret::new(hex(&random_bytes::<KEY_BYTES>()))
+}
+
 fn new_text() -> Secret {
     let bytes = random_bytes::<KEY_BYTES>();
     let check = crc32fast::hash(&bytes);

@@ -1,6 +1,7 @@
 //! `/v1/connect`: sign-ins, begun by programs and ended by people; and `/oauth/`, where their browsers come.
 
 use super::Api;
+use super::access::Caller;
 use super::import::{self, JSON_MAX};
 use super::json::{ConnectionJson, Times};
 use super::params::{Named, Params, key};
@@ -131,7 +132,12 @@ pub struct FinishBody {
 }
 
 /// Begins a sign-in: 201 with where the person goes, or for flow `client` 200 with the connection.
-pub async fn begin(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, Problem> {
+pub async fn begin(
+    State(api): State<Api>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, Problem> {
     let mut params = Params::new(query.as_deref());
     let namespace = params.namespace()?;
     params.finish()?;
@@ -139,6 +145,7 @@ pub async fn begin(State(api): State<Api>, RawQuery(query): RawQuery, body: Body
     let body: ConnectBody = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
     let (flow, redirect_uri) = (body.flow, body.redirect_uri.clone());
     let connect = checked(body, namespace.as_deref(), &api)?;
+    caller.check_new(&connect.key)?;
     let begun = match flow {
         Flow::Client | Flow::Jwt => return as_client(&api, connect, flow).await,
         Flow::Device => {
@@ -255,7 +262,7 @@ fn checked(body: ConnectBody, namespace: Option<&str>, api: &Api) -> Result<Conn
 
 /// A link for a colleague: whoever opens it first, once, signs in. 201 as [`begin`] with flow `code`, always by the daemon's
 /// own address.
-pub async fn link(state: State<Api>, query: RawQuery, body: Body) -> Result<Response, Problem> {
+pub async fn link(state: State<Api>, caller: Caller, query: RawQuery, body: Body) -> Result<Response, Problem> {
     let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
     let wish: ConnectBody = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
     if wish.flow != Flow::Code || wish.redirect_uri.is_some() {
@@ -264,7 +271,7 @@ pub async fn link(state: State<Api>, query: RawQuery, body: Body) -> Result<Resp
             "Leave `flow` and `redirect_uri` out.",
         ));
     }
-    begin(state, query, Body::from(body)).await
+    begin(state, caller, query, Body::from(body)).await
 }
 
 fn unreadable(error: &serde_json::Error) -> Problem {
@@ -284,11 +291,13 @@ pub async fn introspect(State(api): State<Api>, named: Named) -> Result<Json<Val
 /// How a sign-in stands.
 pub async fn show(
     State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<String>,
     RawQuery(query): RawQuery,
 ) -> Result<Json<SignInJson>, Problem> {
     Params::new(query.as_deref()).finish()?;
-    let (key, standing) = api.keep.sign_in(&id).ok_or_else(|| {
+    let found = api.keep.sign_in(&id).filter(|(key, _)| caller.sees(key));
+    let (key, standing) = found.ok_or_else(|| {
         Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no such sign-in, or it ended a while ago")
             .next("Begin one with POST /v1/connect.")
     })?;

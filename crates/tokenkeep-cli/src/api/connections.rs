@@ -1,6 +1,7 @@
 //! `/v1/connections` and what can be done to one.
 
 use super::Api;
+use super::access::Caller;
 use super::import::{self, JSON_MAX};
 use super::json::{ConnectionJson, Page, ResumedJson, Times};
 use super::params::{Named, Params, key};
@@ -16,13 +17,18 @@ use tokenkeep::{RefreshAsk, Refreshed};
 use tokenkeep_core::model::{DEFAULT_NAMESPACE, Status, check_name};
 
 /// A page of one namespace, in the order of names.
-pub async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<Page<ConnectionJson>>, Problem> {
+pub async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Page<ConnectionJson>>, Problem> {
     let query = read_list(query.as_deref())?;
     let found = api.keep.list(&query).await.map_err(|error| api.problem(&error))?;
     let times = api.times();
     let full = found.len() >= query.limit;
     let next_cursor = found.last().filter(|_| full).map(|connection| connection.key.name().to_owned());
-    let items = found.iter().map(|connection| with_files(&api, connection, &times)).collect();
+    let seen = found.iter().filter(|connection| caller.sees(&connection.key));
+    let items = seen.map(|connection| with_files(&api, connection, &times)).collect();
     Ok(Json(Page { items, next_cursor }))
 }
 

@@ -1,6 +1,7 @@
 //! `/v1/events`: the history, oldest first.
 
 use super::Api;
+use super::access::Caller;
 use super::json::{EventJson, Page, Times, parse_time};
 use super::params::{Params, key};
 use super::problem::Problem;
@@ -12,13 +13,18 @@ use tokenkeep::store::EventQuery;
 pub const EVENT_NUMBER: &str = "an event's number";
 
 /// A page: of one connection with `?connection=`, from a time with `?since=`, behind an event with `?after=`.
-pub async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<Page<EventJson>>, Problem> {
+pub async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Page<EventJson>>, Problem> {
     let times = api.times();
     let query = read(query.as_deref(), &times)?;
     let events = api.keep.events(&query).await.map_err(|error| api.problem(&error))?;
     let full = events.len() >= query.limit;
     let next_cursor = events.last().filter(|_| full).map(|event| event.id.to_string());
-    let items = events.iter().map(|event| EventJson::new(event, &times)).collect();
+    let heard = events.iter().filter(|event| caller.hears(event.event.connection.as_ref()));
+    let items = heard.map(|event| EventJson::new(event, &times)).collect();
     Ok(Json(Page { items, next_cursor }))
 }
 

@@ -3,14 +3,15 @@
 use super::oauth::SignIns;
 use super::problem::Problem;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
 
-/// Refuses requests whose `Host` is not a loopback name, and those that another site's page sent.
-pub async fn local_only(request: Request, next: Next) -> Response {
-    match check(request.headers()) {
+/// Refuses requests whose `Host` is neither a loopback name nor the one that browsers know the daemon by, and those that
+/// another site's page sent.
+pub async fn own_pages(State(sign_ins): State<SignIns>, request: Request, next: Next) -> Response {
+    match check(request.headers(), &sign_ins) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
@@ -19,25 +20,53 @@ pub async fn local_only(request: Request, next: Next) -> Response {
 /// Refuses requests whose `Host` is neither a loopback name nor the one that browsers know the daemon by. What a
 /// provider's page sends is let through: the sign-in's own cookie and state tell whose it is.
 pub async fn own_host(State(sign_ins): State<SignIns>, request: Request, next: Next) -> Response {
-    if !has_host(request.headers(), |host| is_loopback(host) || sign_ins.is_own_host(host)) {
-        return refused("host_not_allowed", "the Host header names another host").into_response();
+    if !has_host(request.headers(), |host| is_ours(host, &sign_ins)) {
+        return foreign_host().into_response();
     }
     next.run(request).await
 }
 
-fn check(headers: &HeaderMap) -> Result<(), Problem> {
-    if !has_host(headers, is_loopback) {
-        return Err(refused("host_not_allowed", "the Host header names no loopback host"));
+/// Refuses a change by a session whose browser does not say that a page of ours asked for it: a cookie goes along with
+/// whatever page sends a request.
+///
+/// # Errors
+/// It does not say so.
+pub fn same_origin(method: &Method, headers: &HeaderMap, sign_ins: &SignIns) -> Result<(), Problem> {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return Ok(());
+    }
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let by_site = text("sec-fetch-site") == Some("same-origin");
+    let by_origin = text("origin").zip(text("host")).is_some_and(|(origin, host)| {
+        origin.split_once("://").is_some_and(|(_, named)| named.eq_ignore_ascii_case(host)) && is_ours(host, sign_ins)
+    });
+    if by_site || by_origin {
+        return Ok(());
+    }
+    Err(refused("foreign_page", "the browser does not say that a page of this daemon sent the request"))
+}
+
+fn check(headers: &HeaderMap, sign_ins: &SignIns) -> Result<(), Problem> {
+    if !has_host(headers, |host| is_ours(host, sign_ins)) {
+        return Err(foreign_host());
     }
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
     if !matches!(text("sec-fetch-site"), None | Some("same-origin" | "none")) {
         return Err(refused("foreign_page", "another site's page sent this request"));
     }
-    let own = |origin: &str| origin.split_once("://").is_some_and(|(_, host)| is_loopback(host));
+    let own = |origin: &str| origin.split_once("://").is_some_and(|(_, host)| is_ours(host, sign_ins));
     match text("origin") {
-        Some(origin) if !own(origin) => Err(refused("foreign_page", "the Origin header names no loopback host")),
+        Some(origin) if !own(origin) => Err(refused("foreign_page", "the Origin header names another host")),
         _ => Ok(()),
     }
+}
+
+fn is_ours(host: &str, sign_ins: &SignIns) -> bool {
+    is_loopback(host) || sign_ins.is_own_host(host)
+}
+
+fn foreign_host() -> Problem {
+    refused("host_not_allowed", "the Host header names another host")
 }
 
 /// Whether there is one `Host`, and it is a good one.
@@ -48,7 +77,8 @@ fn has_host(headers: &HeaderMap, is_good: impl Fn(&str) -> bool) -> bool {
 }
 
 fn refused(code: &str, detail: &str) -> Problem {
-    Problem::new(StatusCode::FORBIDDEN, code, detail).next("Ask by http://localhost, http://127.0.0.1 or http://[::1].")
+    Problem::new(StatusCode::FORBIDDEN, code, detail)
+        .next("Ask by http://localhost, http://127.0.0.1, http://[::1] or public_url.")
 }
 
 /// `localhost` or a loopback address, with a port or without.
@@ -101,7 +131,8 @@ mod tests {
     }
 
     async fn ask(headers: &[(&str, &str)]) -> u16 {
-        let app = Router::new().route("/", get(|| async { "yes" })).layer(middleware::from_fn(local_only));
+        let guard = middleware::from_fn_with_state(SignIns::at("https://keep.example".parse().ok()), own_pages);
+        let app = Router::new().route("/", get(|| async { "yes" })).layer(guard);
         let mut request = Request::builder().uri("/");
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -114,6 +145,7 @@ mod tests {
         assert_eq!(ask(&[("host", "localhost:7878")]).await, 200);
         assert_eq!(ask(&[("host", "127.0.0.1"), ("origin", "http://localhost:7878")]).await, 200);
         assert_eq!(ask(&[("host", "127.0.0.1"), ("sec-fetch-site", "none")]).await, 200);
+        assert_eq!(ask(&[("host", "keep.example"), ("origin", "https://keep.example")]).await, 200);
         for refused in [
             &[][..],
             &[("host", "rebound.example")],

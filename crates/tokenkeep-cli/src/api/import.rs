@@ -3,6 +3,7 @@
 //! No message repeats a value of the body: it holds tokens.
 
 use super::Api;
+use super::access::Caller;
 use super::json::{ConnectionJson, ImportedJson, Times};
 use super::ndjson;
 use super::params::{Params, key};
@@ -30,6 +31,7 @@ const LABEL_LENGTH_MAX: usize = 256;
 /// Takes a token set over: 201 for a new connection, 200 for one that exists.
 pub async fn post(
     State(api): State<Api>,
+    caller: Caller,
     RawQuery(query): RawQuery,
     headers: HeaderMap,
     body: Body,
@@ -38,8 +40,8 @@ pub async fn post(
     let namespace = params.namespace()?;
     params.finish()?;
     match content_type(&headers).as_str() {
-        "application/json" => one(&api, namespace.as_deref(), body).await,
-        "application/x-ndjson" => Ok(ndjson::import(api, namespace, body)),
+        "application/json" => one(&api, &caller, namespace.as_deref(), body).await,
+        "application/x-ndjson" => Ok(ndjson::import(api, caller, namespace, body)),
         other => Err(Problem::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported_media_type",
@@ -55,9 +57,10 @@ fn content_type(headers: &HeaderMap) -> String {
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-async fn one(api: &Api, namespace: Option<&str>, body: Body) -> Result<Response, Problem> {
+async fn one(api: &Api, caller: &Caller, namespace: Option<&str>, body: Body) -> Result<Response, Problem> {
     let body = zeroize::Zeroizing::new(to_bytes(body, JSON_MAX).await.map_err(|_| too_large())?.to_vec());
     let import = read(&body, namespace)?;
+    caller.check_new(&import.key)?;
     let imported = api.keep.import(import).await.map_err(|error| api.problem(&error))?;
     let status = match imported {
         Imported::Created(_) => StatusCode::CREATED,

@@ -1,22 +1,24 @@
-//! The HTTP API (interface section 2): a router for the socket and a smaller one for TCP.
-//!
-//! Whoever reaches the socket is this user or root, and may do everything. TCP has no sign-in yet,
-//! so it serves only what holds no secret and changes nothing.
+//! The HTTP API (interface section 2), on the socket and on TCP. [`access`] says who may do what.
 
+pub mod access;
 pub mod admin;
+pub mod audit;
 pub mod config;
 pub mod connect;
 pub mod connections;
 pub mod events;
 pub mod export;
+pub mod failures;
 pub mod guard;
 pub mod health;
 pub mod import;
 pub mod json;
+pub mod keys;
 pub mod ndjson;
 pub mod oauth;
 pub mod params;
 pub mod problem;
+pub mod session;
 pub mod stream;
 pub mod summary;
 pub mod token;
@@ -26,12 +28,15 @@ use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use axum::routing::{get, post};
+use failures::Failures;
 use json::Times;
 use oauth::SignIns;
 use problem::Problem;
+use session::Sessions;
 use std::sync::Arc;
 use stream::Streams;
 use tokenkeep::{Error, TokenKeep};
+use tokenkeep_core::Timestamp;
 
 /// What every handler has.
 #[derive(Clone, Debug)]
@@ -44,13 +49,29 @@ pub struct Api {
     pub config: Arc<Live>,
     /// Where browsers come that sign in.
     pub sign_ins: SignIns,
+    /// The browsers that are signed in here.
+    pub sessions: Sessions,
+    /// The wrong keys of late.
+    pub failures: Failures,
 }
 
 impl Api {
+    /// With nobody signed in yet.
+    #[must_use]
+    pub fn new(keep: TokenKeep, streams: Streams, config: Arc<Live>, sign_ins: SignIns) -> Self {
+        Self { keep, streams, config, sign_ins, sessions: Sessions::default(), failures: Failures::default() }
+    }
+
     /// The times of this moment.
     #[must_use]
     pub fn times(&self) -> Times {
         Times::of(&self.keep)
+    }
+
+    /// Now, on the wall clock.
+    #[must_use]
+    pub fn wall(&self) -> Timestamp {
+        self.keep.wall(self.keep.now())
     }
 
     /// The problem that an error of the library is now.
@@ -64,9 +85,12 @@ impl Api {
     }
 }
 
-/// Every route; for the socket.
+/// The whole API, for whoever [`access`] lets: on the socket, and on TCP behind [`guarded`].
 pub fn whole(api: Api) -> Router {
-    let router = public_routes()
+    let router = Router::new()
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/v1/summary", get(summary::get))
         .route("/v1/connections", get(connections::list).post(import::post))
         .route("/v1/connections/{name}", get(connections::show).delete(connections::remove))
         .route("/v1/connections/{name}/token", get(token::get))
@@ -84,38 +108,39 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/admin/master-key", get(admin::master_key))
         .route("/v1/admin/master-key/rotate", post(admin::rotate))
         .route("/v1/admin/backup", post(admin::backup))
+        .route("/v1/api-keys", get(keys::list).post(keys::create))
+        .route("/v1/api-keys/{id}", get(keys::show).delete(keys::revoke))
+        .route("/v1/audit", get(audit::list))
+        .route("/v1/audit/verify", post(audit::verify))
+        .route("/v1/session", get(session::show).post(session::begin).delete(session::end))
+        .route("/v1/session/setup", post(session::setup))
         .route("/v1/config", get(config::get))
         .route("/v1/events", get(events::list))
         .route("/v1/events/stream", get(stream::get));
-    with_fallbacks(router).with_state(api)
+    router
+        .route_layer(middleware::from_fn_with_state(api.clone(), access::enforce))
+        .fallback(no_such_route)
+        .method_not_allowed_fallback(no_such_method)
+        .with_state(api)
 }
 
-/// What TCP serves to programs and pages of this machine: health and counts, and to browsers the pages of a sign-in,
-/// where a provider's page sends them.
-pub fn public(api: Api) -> Router {
+/// What TCP serves to programs and pages of this machine: the API, and to browsers the pages of a sign-in, where a
+/// provider's page sends them.
+pub fn guarded(api: Api) -> Router {
     let sent = Router::new()
         .route("/oauth/start/{id}", get(oauth::start))
-        .route("/oauth/callback", get(oauth::callback))
+        .route(oauth::CALLBACK, get(oauth::callback))
         .route("/oauth/page.css", get(oauth::style))
-        .layer(middleware::from_fn_with_state(api.sign_ins.clone(), guard::own_host));
-    with_fallbacks(public_routes()).layer(middleware::from_fn(guard::local_only)).merge(sent).with_state(api)
-}
-
-fn public_routes() -> Router<Api> {
-    Router::new()
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/v1/summary", get(summary::get))
-}
-
-fn with_fallbacks(router: Router<Api>) -> Router<Api> {
-    router.fallback(no_such_route).method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn_with_state(api.sign_ins.clone(), guard::own_host))
+        .with_state(api.clone());
+    let of_this_machine = middleware::from_fn_with_state(api.sign_ins.clone(), guard::own_pages);
+    whole(api).layer(of_this_machine).merge(sent)
 }
 
 async fn no_such_route(uri: Uri) -> Problem {
     let path = tokenkeep_core::model::printable(uri.path(), 200);
     Problem::new(StatusCode::NOT_FOUND, "no_such_route", format!("there is nothing at {path}"))
-        .next("Check the path; on TCP only /livez, /readyz and /v1/summary are served, on the socket everything.")
+        .next("Check the path; /v1/openapi.json has them all.")
 }
 
 async fn no_such_method(method: Method, uri: Uri) -> Problem {

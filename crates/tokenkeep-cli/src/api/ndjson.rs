@@ -1,6 +1,7 @@
 //! Many imports in one request: a line in, a line out, in order, in bounded memory.
 
 use super::Api;
+use super::access::Caller;
 use super::import::{name_of, parts, read};
 use super::json::{ImportFailedJson, ImportedJson};
 use super::problem::Problem;
@@ -25,8 +26,8 @@ pub const BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const CONTENT_TYPE: &str = "application/x-ndjson";
 
 /// Answers with a stream: it reads on only as its reader takes the answers.
-pub fn import(api: Api, namespace: Option<String>, body: Body) -> Response {
-    let importer = Importer { api, namespace, body, lines: Lines::default() };
+pub fn import(api: Api, caller: Caller, namespace: Option<String>, body: Body) -> Response {
+    let importer = Importer { api, caller, namespace, body, lines: Lines::default() };
     let answers = stream::unfold(importer, |mut importer| async move {
         let answer = importer.next_batch().await?;
         Some((Ok::<_, Infallible>(answer), importer))
@@ -38,6 +39,7 @@ pub fn import(api: Api, namespace: Option<String>, body: Body) -> Response {
 
 struct Importer {
     api: Api,
+    caller: Caller,
     namespace: Option<String>,
     body: Body,
     lines: Lines,
@@ -102,7 +104,8 @@ impl Importer {
     fn read(&self, line: &Line) -> (Result<Import, Problem>, Option<String>) {
         match &line.text {
             Ok(text) => {
-                let import = read(&text.0, self.namespace.as_deref());
+                let import = read(&text.0, self.namespace.as_deref())
+                    .and_then(|import| self.caller.check_new(&import.key).map(|()| import));
                 let name = match &import {
                     Ok(import) => Some(import.key.name().to_owned()),
                     Err(_) => name_of(&text.0),

@@ -19,6 +19,8 @@ use tokenkeep_core::oauth::authorize::state_of;
 use tokenkeep_core::{Secret, Timestamp};
 use url::Url;
 
+/// Where providers send browsers back to.
+pub const CALLBACK: &str = "/oauth/callback";
 /// What the cookie of a sign-in is called, before the beginning of its state.
 const COOKIE: &str = "tokenkeep_sign_in_";
 /// How much of the state is in the cookie's name: enough to tell sign-ins apart.
@@ -67,7 +69,7 @@ impl SignIns {
     /// # Errors
     /// The daemon does not listen on TCP.
     pub fn callback(&self) -> Result<Url, Problem> {
-        self.below("/oauth/callback")
+        self.below(CALLBACK)
     }
 
     /// A link for one browser to a sign-in.
@@ -118,6 +120,18 @@ impl SignIns {
                 "Expected a path, an address below public_url, or one of this machine.",
             )
         })
+    }
+
+    /// Where browsers find the daemon.
+    #[must_use]
+    pub fn public_url(&self) -> Option<&Url> {
+        self.public_url.as_deref()
+    }
+
+    /// Whether browsers come by https.
+    #[must_use]
+    pub fn is_https(&self) -> bool {
+        self.public_url.as_ref().is_some_and(|url| url.scheme() == "https")
     }
 
     /// Whether browsers know the daemon by this host, with a port or without.
@@ -209,7 +223,7 @@ fn sent_to(url: &str) -> Response {
 }
 
 /// The value of a cookie; one that stands twice is none.
-fn cookie(headers: &HeaderMap, name: &str) -> Option<Secret> {
+pub fn cookie(headers: &HeaderMap, name: &str) -> Option<Secret> {
     let mut found = headers
         .get_all(header::COOKIE)
         .iter()

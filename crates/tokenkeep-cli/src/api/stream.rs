@@ -10,6 +10,7 @@
 //! that finds a gap reads the store. One [`Fleet`], which lives while there are readers of summaries, counts once a second.
 
 use super::Api;
+use super::access::Caller;
 use super::events::EVENT_NUMBER;
 use super::json::{EventJson, HelloJson, ResyncJson, StepJson, SummaryJson, Times};
 use super::params::{Params, key};
@@ -199,20 +200,22 @@ fn json(value: &impl Serialize) -> Arc<str> {
 }
 
 /// What one reader wants to hear.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 struct Wanted {
     kinds: Kinds,
     namespace: Option<String>,
     connection: Option<ConnectionKey>,
     /// Behind which event to go on; `None`: from now on.
     after: Option<u64>,
+    /// Who hears it.
+    caller: Caller,
 }
 
 /// What `kinds` may name.
 const KINDS: &str = "one or more of event, summary, step, separated by commas";
 
 impl Wanted {
-    fn read(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Problem> {
+    fn read(query: Option<&str>, headers: &HeaderMap, caller: Caller) -> Result<Self, Problem> {
         let mut params = Params::new(query);
         let namespace = params.namespace()?;
         let connection = params.take("connection")?;
@@ -221,16 +224,17 @@ impl Wanted {
         let after = params.parsed("after", EVENT_NUMBER, |text| text.parse().ok())?;
         params.finish()?;
         // Summaries count the whole fleet: they would mislead a reader of a part.
-        kinds.summaries &= namespace.is_none() && connection.is_none();
-        Ok(Self { kinds, namespace, connection, after: last_event_id(headers)?.or(after) })
+        kinds.summaries &= namespace.is_none() && connection.is_none() && caller.sees_all();
+        Ok(Self { kinds, namespace, connection, after: last_event_id(headers)?.or(after), caller })
     }
 
     fn covers(&self, whose: Option<&ConnectionKey>) -> bool {
-        match (&self.connection, &self.namespace) {
+        let asked = match (&self.connection, &self.namespace) {
             (Some(connection), _) => whose == Some(connection),
             (None, Some(namespace)) => whose.is_some_and(|key| key.namespace() == namespace),
             (None, None) => true,
-        }
+        };
+        asked && self.caller.hears(whose)
     }
 }
 
@@ -272,8 +276,13 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 
 /// The stream: of everything, or with `?namespace=` and `?connection=` of a part; `?kinds=event,step` leaves the
 /// others out; `?after=` is `Last-Event-ID` for those who cannot send headers.
-pub async fn get(State(api): State<Api>, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
-    let wanted = Wanted::read(query.as_deref(), &headers)?;
+pub async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let wanted = Wanted::read(query.as_deref(), &headers, caller)?;
     let seat = Arc::clone(&api.streams.seats).try_acquire_owned().map_err(|_| too_many(&api.times()))?;
     let reader = Reader::start(&api, wanted, seat).await.map_err(|error| api.problem(&error))?;
     let frames = stream::unfold(reader, |mut reader| async {

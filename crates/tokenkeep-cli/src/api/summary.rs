@@ -1,6 +1,7 @@
 //! `/v1/summary`: counts by status, the next refresh, the earliest expiry.
 
 use super::Api;
+use super::access::{Caller, forbidden};
 use super::json::{RotationJson, SummaryJson};
 use super::params::Params;
 use super::problem::Problem;
@@ -8,10 +9,23 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 
 /// Of one namespace with `?namespace=`, else of the whole fleet.
-pub async fn get(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<SummaryJson>, Problem> {
+pub async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+) -> Result<Json<SummaryJson>, Problem> {
     let mut params = Params::new(query.as_deref());
     let namespace = params.namespace()?;
     params.finish()?;
+    // Counts cannot leave out what a caller does not see.
+    let counted = caller.rights().is_some_and(|rights| match &namespace {
+        Some(_) => rights.names.is_empty(),
+        None => rights.reach_all(),
+    });
+    if !counted {
+        return Err(forbidden("this counts connections that the key is not for")
+            .next("Name one of its namespaces with ?namespace=; a key for some names can list them."));
+    }
     let summary = api.keep.summary(namespace.as_deref()).await.map_err(|error| api.problem(&error))?;
     // An instance without a state folder has no key.
     let rotation = api.keep.master_key().ok().and_then(|key| key.rotation);

@@ -1,6 +1,7 @@
 //! `/v1/connections/{name}/token`: the reason for everything else.
 
 use super::Api;
+use super::access::Caller;
 use super::json::TokenJson;
 use super::params::Named;
 use super::problem::Problem;
@@ -15,12 +16,18 @@ use tokenkeep::{Handed, TokenAsk};
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The token: as JSON, or bare for `Accept: text/plain`.
-pub async fn get(State(api): State<Api>, headers: HeaderMap, mut named: Named) -> Result<Response, Problem> {
+pub async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    mut named: Named,
+) -> Result<Response, Problem> {
     let mut ask = TokenAsk { min_ttl: Duration::ZERO, wait: Duration::from_secs(10) };
     ask.min_ttl = named.params.span("min_ttl", SPAN_MAX)?.unwrap_or(ask.min_ttl);
     ask.wait = named.params.span("wait", WAIT_MAX)?.unwrap_or(ask.wait);
     let key = named.only()?;
     let handed = api.keep.token(&key, ask).await.map_err(|error| api.problem(&error))?;
+    caller.check_read(&key, &api)?;
     if wants_text(&headers) {
         return Ok(secret("text/plain; charset=utf-8", handed.token.access_token.expose().to_owned()));
     }

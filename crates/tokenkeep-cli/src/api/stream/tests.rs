@@ -1,4 +1,7 @@
 use super::*;
+use crate::api::oauth::SignIns;
+use crate::server::Peer;
+use axum::Extension;
 use axum::Router;
 use axum::body::{Body, BodyDataStream};
 use axum::http::Request;
@@ -37,12 +40,8 @@ async fn house() -> House {
     }
     let (stop, stopped) = watch::channel(false);
     let streams = Streams::new(stopped);
-    let app = super::super::whole(Api {
-        keep: keep.clone(),
-        streams: streams.clone(),
-        config: Arc::default(),
-        sign_ins: crate::api::oauth::SignIns::default(),
-    });
+    let api = Api::new(keep.clone(), streams.clone(), Arc::default(), SignIns::default());
+    let app = super::super::whole(api).layer(Extension(Peer::User(0)));
     House { keep, streams, stop, app, _folder: folder }
 }
 
@@ -209,7 +208,7 @@ async fn summaries_come_when_they_changed_and_to_who_reads_everything() {
     // Nothing changes, so nothing is said, until something does.
     let quiet = tokio::time::timeout(SUMMARY_EVERY * 2, all.body.next()).await;
     assert!(quiet.is_err(), "{quiet:?}");
-    let part = Wanted::read(Some("namespace=default"), &HeaderMap::new()).unwrap();
+    let part = Wanted::read(Some("namespace=default"), &HeaderMap::new(), Caller::User(0)).unwrap();
     assert!(!part.kinds.summaries && part.kinds.events);
 }
 
@@ -268,10 +267,10 @@ async fn a_stop_ends_every_stream() {
 #[test]
 fn a_wrong_question_is_refused() {
     for query in ["kinds=events", "kinds=", "after=x", "namespace=a/b", "colour=red"] {
-        assert_eq!(Wanted::read(Some(query), &HeaderMap::new()).unwrap_err().status, 400, "{query}");
+        assert_eq!(Wanted::read(Some(query), &HeaderMap::new(), Caller::User(0)).unwrap_err().status, 400, "{query}");
     }
     let headers =
         HeaderMap::from_iter([("last-event-id".parse().unwrap(), "x\u{7f}".parse().unwrap_or("x".parse().unwrap()))]);
-    let problem = Wanted::read(None, &headers).unwrap_err();
+    let problem = Wanted::read(None, &headers, Caller::User(0)).unwrap_err();
     assert!(problem.detail.contains("Last-Event-ID"), "{}", problem.detail);
 }

@@ -1,0 +1,487 @@
+//! Who asks, and what each route needs: the authorization table as data, and the one place that enforces it.
+//!
+//! Three kinds of callers are known: whoever reaches the socket (this user or root), an API key, and a browser with a
+//! session. What a caller's rights do not reach is answered as if it did not exist, in the same bytes.
+
+use super::Api;
+use super::guard;
+use super::json::wall_text;
+use super::params::{Params, key};
+use super::problem::Problem;
+use super::session::Session;
+use crate::server::Peer;
+use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::fmt::Write as _;
+use std::sync::{Arc, LazyLock};
+use tokenkeep::Error;
+use tokenkeep::access::{KEY_PREFIX, LiveKey, Rights, Scope, TooMany};
+use tokenkeep::audit::{ANONYMOUS, NewRecord};
+use tokenkeep_core::model::{DEFAULT_NAMESPACE, printable};
+use tokenkeep_core::{ConnectionKey, Timestamp};
+
+/// What a route needs of its caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Need {
+    /// Nothing: it holds no secret and changes nothing, or has a proof of its own.
+    Nothing,
+    /// Somebody who is known, whatever the rights.
+    Known,
+    /// This scope.
+    Scope(Scope),
+    /// This scope; the handler leaves out what the caller's rights do not reach.
+    Filtered(Scope),
+    /// The scope [`Scope::Admin`], and rights that reach everything.
+    Admin,
+    /// The socket.
+    Socket,
+}
+
+/// One route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// The method; `*`: any.
+    pub method: &'static str,
+    /// The path as the router has it.
+    pub path: &'static str,
+    /// What it needs.
+    pub need: Need,
+}
+
+const fn rule(method: &'static str, path: &'static str, need: Need) -> Rule {
+    Rule { method, path, need }
+}
+
+const STATUS: Need = Need::Scope(Scope::Status);
+const MANAGE: Need = Need::Scope(Scope::Manage);
+
+/// Every route of the API. One that is not here is refused to everybody.
+pub const RULES: &[Rule] = &[
+    rule("GET", "/livez", Need::Nothing),
+    rule("GET", "/readyz", Need::Nothing),
+    rule("GET", "/v1/summary", STATUS),
+    rule("GET", "/v1/config", Need::Admin),
+    rule("GET", "/v1/connections", STATUS),
+    rule("POST", "/v1/connections", MANAGE),
+    rule("GET", "/v1/connections/{name}", STATUS),
+    rule("DELETE", "/v1/connections/{name}", MANAGE),
+    rule("GET", "/v1/connections/{name}/token", Need::Scope(Scope::Token)),
+    rule("POST", "/v1/connections/{name}/refresh", Need::Scope(Scope::Refresh)),
+    rule("POST", "/v1/connections/{name}/pause", MANAGE),
+    rule("POST", "/v1/connections/{name}/resume", MANAGE),
+    rule("POST", "/v1/connections/{name}/introspect", MANAGE),
+    rule("POST", "/v1/connections/{name}/export", Need::Socket),
+    rule("POST", "/v1/resume-sole-copy", Need::Admin),
+    rule("GET", "/v1/events", Need::Filtered(Scope::Status)),
+    rule("GET", "/v1/events/stream", Need::Filtered(Scope::Status)),
+    rule("POST", "/v1/connect", MANAGE),
+    rule("POST", "/v1/connect/links", MANAGE),
+    rule("POST", "/v1/connect/finish", MANAGE),
+    rule("GET", "/v1/connect/{id}", MANAGE),
+    rule("GET", "/v1/admin/master-key", Need::Admin),
+    rule("POST", "/v1/admin/master-key/rotate", Need::Socket),
+    rule("POST", "/v1/admin/backup", Need::Socket),
+    // What they reach is covered by the caller's own rights.
+    rule("GET", "/v1/api-keys", Need::Scope(Scope::Admin)),
+    rule("POST", "/v1/api-keys", Need::Scope(Scope::Admin)),
+    rule("GET", "/v1/api-keys/{id}", Need::Scope(Scope::Admin)),
+    rule("DELETE", "/v1/api-keys/{id}", Need::Scope(Scope::Admin)),
+    rule("GET", "/v1/audit", Need::Admin),
+    rule("POST", "/v1/audit/verify", Need::Admin),
+    rule("GET", "/v1/session", Need::Known),
+    // Its own proof: an API key or a setup code.
+    rule("POST", "/v1/session", Need::Nothing),
+    rule("DELETE", "/v1/session", Need::Known),
+    rule("POST", "/v1/session/setup", Need::Socket),
+];
+
+/// What this route needs; `None`: it is in no rule.
+#[must_use]
+pub fn need(method: &Method, path: &str) -> Option<Need> {
+    // What answers GET answers HEAD.
+    let method = if method == Method::HEAD { &Method::GET } else { method };
+    let fits = |rule: &&Rule| rule.path == path && (rule.method == "*" || rule.method == method.as_str());
+    RULES.iter().find(fits).map(|rule| rule.need)
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub enum Caller {
+    /// A process of this user, or of root, on the socket.
+    User(u32),
+    /// The holder of an API key.
+    Key(Arc<LiveKey>),
+    /// A browser that signed in.
+    Session(Arc<Session>),
+    /// Nobody knows.
+    Nobody,
+}
+
+static ALL: LazyLock<Rights> = LazyLock::new(Rights::all);
+
+impl Caller {
+    /// What it may do; `None`: nothing.
+    #[must_use]
+    pub fn rights(&self) -> Option<&Rights> {
+        match self {
+            Self::User(_) => Some(&ALL),
+            Self::Key(key) => Some(&key.key.rights),
+            Self::Session(session) => Some(session.rights()),
+            Self::Nobody => None,
+        }
+    }
+
+    /// Its key, if it has one.
+    #[must_use]
+    pub fn key(&self) -> Option<&Arc<LiveKey>> {
+        match self {
+            Self::Key(key) => Some(key),
+            Self::Session(session) => session.key(),
+            Self::User(_) | Self::Nobody => None,
+        }
+    }
+
+    /// Whether its rights reach this connection.
+    #[must_use]
+    pub fn sees(&self, key: &ConnectionKey) -> bool {
+        self.rights().is_some_and(|rights| rights.reach(key))
+    }
+
+    /// Whether its rights reach everything.
+    #[must_use]
+    pub fn sees_all(&self) -> bool {
+        self.rights().is_some_and(Rights::reach_all)
+    }
+
+    /// Whether it may hear of what concerns this connection, or with `None` everybody.
+    #[must_use]
+    pub fn hears(&self, whose: Option<&ConnectionKey>) -> bool {
+        whose.map_or_else(|| self.sees_all(), |key| self.sees(key))
+    }
+
+    /// Refuses one more connection's token to a key that has read too many within the hour.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn check_read(&self, key: &ConnectionKey, api: &Api) -> Result<(), Problem> {
+        let Some(own) = self.key() else { return Ok(()) };
+        let now = api.wall();
+        own.may_read(key, now).map_err(|TooMany { per_hour, until }| {
+            let detail = format!("this key may read the tokens of {per_hour} connections within an hour");
+            let mut problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_connections", detail)
+                .next("Wait for the next hour, or make a key with a higher `connections_per_hour`.");
+            problem.retry_after = Some(now.until(until).as_secs().max(1));
+            problem.retry_at = wall_text(until).map(Into::into);
+            problem
+        })
+    }
+
+    /// Refuses what its rights do not reach, where something is to be made: there is nothing yet to be hidden.
+    ///
+    /// # Errors
+    /// They do not reach this name.
+    pub fn check_new(&self, key: &ConnectionKey) -> Result<(), Problem> {
+        if self.sees(key) {
+            return Ok(());
+        }
+        Err(forbidden(format!("this key is not for the connection `{key}`"))
+            .next("Use a name that the key's namespaces and names fit, or another key."))
+    }
+
+    /// As the audit trail writes it.
+    #[must_use]
+    pub fn actor(&self) -> String {
+        match self {
+            Self::User(uid) => format!("uid:{uid}"),
+            Self::Key(key) => format!("key:{}", key.key.id),
+            Self::Session(session) => format!("session:{}", session.shown_id()),
+            Self::Nobody => ANONYMOUS.to_owned(),
+        }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(parts.extensions.get().cloned().unwrap_or(Self::Nobody))
+    }
+}
+
+/// What somebody may not do, or not to this.
+pub fn forbidden(detail: impl Into<Box<str>>) -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "forbidden", detail)
+}
+
+fn unauthenticated(code: &str, detail: &str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, code, detail).next(
+        "Send `Authorization: Bearer tk_...`; `tokenkeep api-key create` makes a key on the daemon's machine, where the \
+         socket in the state folder needs none.",
+    )
+}
+
+/// Finds out who asks, lets nobody ask for more than they may, and writes into the audit trail what was done.
+pub async fn enforce(State(api): State<Api>, path: MatchedPath, mut request: Request, next: Next) -> Response {
+    let now = api.wall();
+    let caller = match identify(&api, &request, now) {
+        Ok(caller) => caller,
+        Err(problem) => {
+            count(&api, &Caller::Nobody, "request.refused", None);
+            return answer(*problem);
+        }
+    };
+    let named = match target(&mut request).await {
+        Ok(named) => named,
+        // The handler says what is wrong with the name.
+        Err(_) => None,
+    };
+    if let Err(problem) = check(&api, &caller, path.as_str(), &request, named.as_ref()) {
+        count(&api, &caller, "request.refused", None);
+        return answer(problem);
+    }
+    let action = Action { caller: caller.clone(), method: request.method().clone(), path, target: named };
+    request.extensions_mut().insert(caller);
+    let response = next.run(request).await;
+    action.note(&api, now, response).await
+}
+
+fn answer(problem: Problem) -> Response {
+    let unauthenticated = problem.status == StatusCode::UNAUTHORIZED.as_u16();
+    let mut response = problem.into_response();
+    if unauthenticated {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// What somebody asked for, until it is known what came of it.
+struct Action {
+    caller: Caller,
+    method: Method,
+    path: MatchedPath,
+    target: Option<ConnectionKey>,
+}
+
+impl Action {
+    /// Changes are durable in the trail before the answer leaves; what only reads is counted.
+    async fn note(self, api: &Api, now: Timestamp, response: Response) -> Response {
+        let Some(audit) = api.keep.audit() else { return response };
+        if matches!(self.method, Method::GET | Method::HEAD) && self.path.as_str() != super::oauth::CALLBACK {
+            if response.status().is_success() && self.caller.key().is_some() {
+                let action = if self.path.as_str().ends_with("/token") { "token.read" } else { "status.read" };
+                audit.count(&self.caller.actor(), action, self.target.as_ref());
+            } else if response.status().is_success() && self.path.as_str().ends_with("/token") {
+                audit.count(&self.caller.actor(), "token.read", self.target.as_ref());
+            }
+            return response;
+        }
+        let mut action = self.method.to_string();
+        // Writing to a String cannot fail.
+        let _ = write!(action, " {}", self.path.as_str());
+        let target = self.target.as_ref().map(ToString::to_string).or_else(|| noted(&response));
+        let outcome = u64::from(response.status().as_u16());
+        let record = NewRecord { at: now, actor: self.caller.actor(), action, target, outcome };
+        match audit.write(record).await {
+            Ok(()) => response,
+            // The caller may have what was done, but must not take it for done and noted.
+            Err(error) => {
+                tracing::error!(%error, "the audit trail cannot be written");
+                Problem::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "audit_unwritable",
+                    "what was done could not be noted in the audit trail",
+                )
+                .next("Look at what came of it, and free space or mend the disk under the state folder.")
+                .into_response()
+            }
+        }
+    }
+}
+
+/// What a handler says its request was about, where the path does not.
+#[derive(Clone, Debug)]
+pub struct About(pub String);
+
+fn noted(response: &Response) -> Option<String> {
+    response.extensions().get::<About>().map(|about| about.0.clone())
+}
+
+fn count(api: &Api, caller: &Caller, action: &'static str, target: Option<&ConnectionKey>) {
+    if let Some(audit) = api.keep.audit() {
+        audit.count(&caller.actor(), action, target);
+    }
+}
+
+/// Who asks. A key stands above everything else, also on the socket, where it may only take rights away.
+fn identify(api: &Api, request: &Request, now: Timestamp) -> Result<Caller, Box<Problem>> {
+    let peer = request.extensions().get::<Peer>().copied();
+    if let Some(text) = bearer(request.headers())? {
+        let found = api.keep.keys().and_then(|keys| keys.find(text, now));
+        return match found {
+            Some(key) => Ok(Caller::Key(key)),
+            None => Err(Box::new(unknown_key(api, text))),
+        };
+    }
+    match peer {
+        Some(Peer::User(uid)) => Ok(Caller::User(uid)),
+        _ => match api.sessions.of(request.headers(), &api.keep, now) {
+            Some(session) => {
+                guard::same_origin(request.method(), request.headers(), &api.sign_ins).map_err(Box::new)?;
+                Ok(Caller::Session(session))
+            }
+            None => Ok(Caller::Nobody),
+        },
+    }
+}
+
+/// The answer to a wrong key.
+pub fn unknown_key(api: &Api, text: &str) -> Problem {
+    if let Some(problem) = too_many(api) {
+        return problem;
+    }
+    if text.starts_with(KEY_PREFIX) {
+        return unauthenticated("unknown_key", "this API key is unknown, revoked or expired, or mistyped");
+    }
+    unauthenticated("unknown_key", "the Authorization header has no API key of this daemon")
+}
+
+/// The answer to a wrong setup code.
+pub fn unknown_code(api: &Api) -> Problem {
+    too_many(api).unwrap_or_else(|| {
+        Problem::new(StatusCode::UNAUTHORIZED, "unknown_code", "this setup code is unknown, used or expired")
+            .next("Make another with `tokenkeep api-key setup` on the daemon's machine.")
+    })
+}
+
+fn too_many(api: &Api) -> Option<Problem> {
+    let wait = api.failures.one_more()?;
+    let mut problem =
+        Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_wrong_keys", "too many wrong keys were tried")
+            .next("Wait, then send the right key; right keys are served all the while.");
+    problem.retry_after = Some(wait.as_secs().max(1));
+    Some(problem)
+}
+
+/// The text after `Bearer`; `None` where there is no such header.
+fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Box<Problem>> {
+    let mut found = headers.get_all(header::AUTHORIZATION).iter();
+    let Some(value) = found.next() else { return Ok(None) };
+    let wrong = || Box::new(unauthenticated("unauthenticated", "the Authorization header is not `Bearer KEY`, once"));
+    if found.next().is_some() {
+        return Err(wrong());
+    }
+    let (scheme, key) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(wrong)?;
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(wrong());
+    }
+    Ok(Some(key.trim()))
+}
+
+/// The connection that the path and `?namespace=` name.
+async fn target(request: &mut Request) -> Result<Option<ConnectionKey>, Problem> {
+    let (mut parts, body) = std::mem::take(request).into_parts();
+    let params = RawPathParams::from_request_parts(&mut parts, &()).await;
+    let name = params
+        .ok()
+        .and_then(|params| params.iter().find(|(param, _)| *param == "name").map(|(_, value)| value.to_owned()));
+    let namespace = namespace(parts.uri.query());
+    *request = Request::from_parts(parts, body);
+    name.map(|name| key(namespace?.as_deref(), &name)).transpose()
+}
+
+fn namespace(query: Option<&str>) -> Result<Option<String>, Problem> {
+    Params::new(query).namespace()
+}
+
+fn check(
+    api: &Api,
+    caller: &Caller,
+    path: &str,
+    request: &Request,
+    named: Option<&ConnectionKey>,
+) -> Result<(), Problem> {
+    let Some(need) = need(request.method(), path) else {
+        tracing::error!(path, method = %request.method(), "a route is in no rule of the authorization table");
+        return Err(forbidden("nobody may ask for this"));
+    };
+    if need == Need::Nothing {
+        return Ok(());
+    }
+    let Some(rights) = caller.rights() else {
+        return Err(unauthenticated("unauthenticated", "nobody is known to ask"));
+    };
+    let lacks = |scope: Scope| {
+        forbidden(format!("this needs the scope `{}`", scope.as_str()))
+            .next("Use a key that has it; `tokenkeep api-key create --scope` makes one.")
+    };
+    match need {
+        Need::Socket if !matches!(caller, Caller::User(_)) => {
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "socket_only",
+                "this is served on the socket alone, to this user",
+            )
+            .next("Run the command on the daemon's machine, as its user and without --url."));
+        }
+        Need::Scope(scope) | Need::Filtered(scope) if !rights.has(scope) => return Err(lacks(scope)),
+        Need::Admin if !rights.has(Scope::Admin) => return Err(lacks(Scope::Admin)),
+        Need::Admin if !rights.reach_all() => {
+            return Err(forbidden("this concerns every connection, and the key only some")
+                .next("Use a key that is limited to no namespaces and names."));
+        }
+        _ => {}
+    }
+    match named {
+        Some(key) if !rights.reach(key) => Err(api.problem(&Error::NotFound(key.clone()))),
+        Some(_) => Ok(()),
+        None if matches!(need, Need::Filtered(_)) => Ok(()),
+        None => check_namespace(rights, request.uri().query()),
+    }
+}
+
+/// Lists and counts are of one namespace, the default one unless said otherwise.
+fn check_namespace(rights: &Rights, query: Option<&str>) -> Result<(), Problem> {
+    // The handler says what is wrong with it.
+    let Ok(namespace) = namespace(query) else { return Ok(()) };
+    let namespace = namespace.as_deref().unwrap_or(DEFAULT_NAMESPACE);
+    if rights.reach_namespace(namespace) {
+        return Ok(());
+    }
+    Err(forbidden(format!("this key is not for the namespace `{}`", printable(namespace, 60)))
+        .next("Name one of its namespaces with ?namespace=, or use another key."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_route_has_one_rule() {
+        for (nth, rule) in RULES.iter().enumerate() {
+            let same = |other: &&Rule| (other.method, other.path) == (rule.method, rule.path);
+            assert_eq!(RULES.iter().position(|other| same(&other)), Some(nth), "{rule:?}");
+        }
+        assert_eq!(need(&Method::HEAD, "/v1/summary"), Some(STATUS));
+        assert_eq!(need(&Method::PUT, "/v1/summary"), None);
+    }
+
+    #[test]
+    fn one_key_is_read_from_one_header() {
+        let read = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, value.parse().unwrap());
+            }
+            bearer(&headers).map(|key| key.map(str::to_owned)).map_err(|problem| problem.status)
+        };
+        assert_eq!(read(&[]), Ok(None));
+        assert_eq!(read(&["Bearer tk_1"]), Ok(Some("tk_1".to_owned())));
+        assert_eq!(read(&["bearer  tk_1 "]), Ok(Some("tk_1".to_owned())));
+        for wrong in [&["Basic dGs="][..], &["tk_1"], &["Bearer a", "Bearer b"], &[""]] {
+            assert_eq!(read(wrong), Err(401), "{wrong:?}");
+        }
+    }
+}
