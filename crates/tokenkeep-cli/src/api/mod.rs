@@ -15,6 +15,7 @@ pub mod import;
 pub mod json;
 pub mod ndjson;
 pub mod oauth;
+pub mod openapi;
 pub mod params;
 pub mod problem;
 pub mod stream;
@@ -25,13 +26,14 @@ use crate::config::live::Live;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
-use axum::routing::{get, post};
 use json::Times;
 use oauth::SignIns;
 use problem::Problem;
 use std::sync::Arc;
 use stream::Streams;
 use tokenkeep::{Error, TokenKeep};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// What every handler has.
 #[derive(Clone, Debug)]
@@ -66,46 +68,60 @@ impl Api {
 
 /// Every route; for the socket.
 pub fn whole(api: Api) -> Router {
-    let router = public_routes()
-        .route("/v1/connections", get(connections::list).post(import::post))
-        .route("/v1/connections/{name}", get(connections::show).delete(connections::remove))
-        .route("/v1/connections/{name}/token", get(token::get))
-        .route("/v1/connections/{name}/refresh", post(connections::refresh))
-        .route("/v1/connections/{name}/pause", post(connections::pause))
-        .route("/v1/connections/{name}/resume", post(connections::resume))
-        .route("/v1/connections/{name}/export", post(export::post))
-        // Not below /v1/connections, where it would take a name from somebody.
-        .route("/v1/resume-sole-copy", post(connections::resume_sole_copy))
-        .route("/v1/connect", post(connect::begin))
-        .route("/v1/connect/links", post(connect::link))
-        .route("/v1/connections/{name}/introspect", post(connect::introspect))
-        .route("/v1/connect/finish", post(connect::finish))
-        .route("/v1/connect/{id}", get(connect::show))
-        .route("/v1/admin/master-key", get(admin::master_key))
-        .route("/v1/admin/master-key/rotate", post(admin::rotate))
-        .route("/v1/admin/backup", post(admin::backup))
-        .route("/v1/config", get(config::get))
-        .route("/v1/events", get(events::list))
-        .route("/v1/events/stream", get(stream::get));
-    with_fallbacks(router).with_state(api)
+    with_fallbacks(socket_routes().into()).with_state(api)
 }
 
 /// What TCP serves to programs and pages of this machine: health and counts, and to browsers the pages of a sign-in,
 /// where a provider's page sends them.
 pub fn public(api: Api) -> Router {
-    let sent = Router::new()
-        .route("/oauth/start/{id}", get(oauth::start))
-        .route("/oauth/callback", get(oauth::callback))
-        .route("/oauth/page.css", get(oauth::style))
-        .layer(middleware::from_fn_with_state(api.sign_ins.clone(), guard::own_host));
-    with_fallbacks(public_routes()).layer(middleware::from_fn(guard::local_only)).merge(sent).with_state(api)
+    let sent = Router::from(page_routes()).layer(middleware::from_fn_with_state(api.sign_ins.clone(), guard::own_host));
+    with_fallbacks(public_routes().into()).layer(middleware::from_fn(guard::local_only)).merge(sent).with_state(api)
 }
 
-fn public_routes() -> Router<Api> {
-    Router::new()
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/v1/summary", get(summary::get))
+/// Every route, as OpenAPI describes it.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    let all = OpenApiRouter::with_openapi(openapi::frame()).merge(socket_routes()).merge(page_routes());
+    openapi::complete(all.into_openapi())
+}
+
+fn socket_routes() -> OpenApiRouter<Api> {
+    public_routes()
+        .routes(routes!(openapi::get))
+        .routes(routes!(connections::list, import::post))
+        .routes(routes!(connections::show, connections::remove))
+        .routes(routes!(token::get))
+        .routes(routes!(connections::refresh))
+        .routes(routes!(connections::pause))
+        .routes(routes!(connections::resume))
+        .routes(routes!(export::post))
+        // Not below /v1/connections, where it would take a name from somebody.
+        .routes(routes!(connections::resume_sole_copy))
+        .routes(routes!(connect::begin))
+        .routes(routes!(connect::link))
+        .routes(routes!(connect::introspect))
+        .routes(routes!(connect::finish))
+        .routes(routes!(connect::show))
+        .routes(routes!(admin::master_key))
+        .routes(routes!(admin::rotate))
+        .routes(routes!(admin::backup))
+        .routes(routes!(config::get))
+        .routes(routes!(events::list))
+        .routes(routes!(stream::get))
+}
+
+fn page_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(oauth::start))
+        .routes(routes!(oauth::callback))
+        .routes(routes!(oauth::style))
+}
+
+fn public_routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(summary::get))
 }
 
 fn with_fallbacks(router: Router<Api>) -> Router<Api> {
