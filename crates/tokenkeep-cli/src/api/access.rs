@@ -62,6 +62,7 @@ const MANAGE: Need = Need::Scope(Scope::Manage);
 pub const RULES: &[Rule] = &[
     rule("GET", "/livez", Need::Nothing),
     rule("GET", "/readyz", Need::Nothing),
+    rule("GET", "/v1/openapi.json", Need::Known),
     rule("GET", "/v1/summary", STATUS),
     rule("GET", "/v1/config", Need::Admin),
     rule("GET", "/v1/connections", STATUS),
@@ -72,7 +73,7 @@ pub const RULES: &[Rule] = &[
     rule("POST", "/v1/connections/{name}/refresh", Need::Scope(Scope::Refresh)),
     rule("POST", "/v1/connections/{name}/pause", MANAGE),
     rule("POST", "/v1/connections/{name}/resume", MANAGE),
-    rule("POST", "/v1/connections/{name}/introspect", MANAGE),
+    rule("POST", "/v1/connections/{name}/introspect", Need::Scope(Scope::Refresh)),
     rule("POST", "/v1/connections/{name}/export", Need::Socket),
     rule("POST", "/v1/resume-sole-copy", Need::Admin),
     rule("GET", "/v1/events", Need::Filtered(Scope::Status)),

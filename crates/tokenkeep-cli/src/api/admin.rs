@@ -22,12 +22,21 @@ const PIECES_WAITING_MAX: usize = 4;
 const PIECE_BYTES: usize = 256 * 1024;
 
 /// Which master key is in use, and how far its rotation is.
+#[utoipa::path(get, path = "/v1/admin/master-key", operation_id = "master_key", tag = "admin",
+    security(("api_key" = ["admin"])), responses(
+    (status = 200, description = "The key's number, source and rotation.", body = KeyJson),
+))]
 pub async fn master_key(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<KeyJson>, Problem> {
     Params::new(query.as_deref()).finish()?;
     api.keep.master_key().map(|state| Json(KeyJson::new(&state))).map_err(|error| api.problem(&error))
 }
 
 /// Begins a rotation of the master key, or joins the one that goes on: 202, and `GET` says how far it is.
+#[utoipa::path(post, path = "/v1/admin/master-key/rotate", operation_id = "rotate_master_key", tag = "socket only",
+    extensions(("x-socket-only" = json!(true))), responses(
+    (status = 202, description = "It goes on.", body = KeyJson),
+    (status = 409, description = "`master_key_not_taken_over`: the configured source still gives the former key."),
+))]
 pub async fn rotate(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<(StatusCode, Json<KeyJson>), Problem> {
     Params::new(query.as_deref()).finish()?;
     api.keep.rotate_master_key().await.map_err(|error| api.problem(&error))?;
@@ -36,6 +45,10 @@ pub async fn rotate(State(api): State<Api>, RawQuery(query): RawQuery) -> Result
 }
 
 /// A backup of this moment. An answer that ends early is no backup.
+#[utoipa::path(post, path = "/v1/admin/backup", operation_id = "backup", tag = "socket only",
+    extensions(("x-socket-only" = json!(true))), responses(
+    (status = 200, description = "The backup.", body = Vec<u8>, content_type = "application/octet-stream"),
+))]
 pub async fn backup(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
     let backup = api.keep.backup().await.map_err(|error| api.problem(&error))?;

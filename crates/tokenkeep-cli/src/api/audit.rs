@@ -2,6 +2,7 @@
 
 use super::Api;
 use super::json::{Page, wall_text};
+use super::openapi::Paged;
 use super::params::Params;
 use super::problem::Problem;
 use axum::Json;
@@ -10,9 +11,10 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use tokenkeep::audit::{Audit, AuditQuery, Record, Tag, Verified};
+use utoipa::ToSchema;
 
 /// A record.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, ToSchema)]
 pub struct RecordJson {
     /// Its number.
     pub id: u64,
@@ -31,7 +33,7 @@ pub struct RecordJson {
 }
 
 /// What a look at the whole trail found.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, ToSchema)]
 pub struct VerifiedJson {
     /// Whether it is whole.
     pub whole: bool,
@@ -91,6 +93,9 @@ fn trail(api: &Api) -> Result<&Audit, Problem> {
 }
 
 /// A page of records, oldest first.
+#[utoipa::path(get, path = "/v1/audit", operation_id = "list_audit", tag = "admin",
+    params(Paged, ("after" = Option<u64>, Query, description = "Behind the record of this number.")),
+    security(("api_key" = ["admin"])), responses((status = 200, description = "The page.", body = Page<RecordJson>)))]
 pub async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<Page<RecordJson>>, Problem> {
     let mut params = Params::new(query.as_deref());
     let limit = params.limit()?;
@@ -105,6 +110,8 @@ pub async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<J
 }
 
 /// Looks at every record.
+#[utoipa::path(post, path = "/v1/audit/verify", operation_id = "verify_audit", tag = "admin",
+    security(("api_key" = ["admin"])), responses((status = 200, description = "What was found.", body = VerifiedJson)))]
 pub async fn verify(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<VerifiedJson>, Problem> {
     Params::new(query.as_deref()).finish()?;
     let found = trail(&api)?.verify().await.map_err(|error| api.problem(&error))?;

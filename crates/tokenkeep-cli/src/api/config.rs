@@ -10,12 +10,14 @@ use axum::Json;
 use axum::extract::{RawQuery, State};
 use serde::{Deserialize, Serialize};
 use tokenkeep::config::Declared;
+use utoipa::ToSchema;
 
 /// What the file of a declared connection is master of.
 pub const FILE_IS_MASTER_OF: [&str; 4] = ["provider", "labels", "scopes", "token_file"];
 
 /// The configuration in use.
-#[derive(Serialize, Deserialize, Debug)]
+#[derive(Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = Config)]
 pub struct ConfigJson {
     /// The file, if there is one.
     pub file: Option<String>,
@@ -32,7 +34,8 @@ pub struct ConfigJson {
 }
 
 /// A configuration that was not taken.
-#[derive(Serialize, Deserialize, Debug)]
+#[derive(Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = Refused)]
 pub struct RefusedJson {
     /// When.
     pub at: Option<String>,
@@ -41,7 +44,8 @@ pub struct RefusedJson {
 }
 
 /// A declared connection.
-#[derive(Serialize, Deserialize, Debug)]
+#[derive(Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = Declared)]
 pub struct DeclaredJson {
     /// Its name.
     pub name: String,
@@ -73,6 +77,9 @@ impl DeclaredJson {
 }
 
 /// The configuration in use.
+#[utoipa::path(get, path = "/v1/config", operation_id = "config", tag = "admin", security(("api_key" = ["admin"])), responses(
+    (status = 200, description = "The configuration.", body = ConfigJson),
+))]
 pub async fn get(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<ConfigJson>, Problem> {
     Params::new(query.as_deref()).finish()?;
     let summary = api.keep.summary(None).await.map_err(|error| api.problem(&error))?;

@@ -4,6 +4,7 @@ use super::Api;
 use super::access::Caller;
 use super::import::{self, JSON_MAX};
 use super::json::{ConnectionJson, Times};
+use super::openapi::{OfNamespace, Time};
 use super::params::{Named, Params, key};
 use super::problem::Problem;
 use axum::Json;
@@ -12,12 +13,12 @@ use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use tokenkeep::connect::{Begun, BegunDevice, Connect, Redirects, Standing};
 use tokenkeep_core::Secret;
 use tokenkeep_core::model::{check_name, printable};
 use url::Url;
+use utoipa::ToSchema;
 
 /// The longest text of a field.
 const FIELD_MAX: usize = 2_048;
@@ -25,8 +26,9 @@ const FIELD_MAX: usize = 2_048;
 const LIST_MAX: usize = 200;
 
 /// What a sign-in is to be.
-#[derive(Debug, Deserialize, Serialize, Default)]
+#[derive(Debug, Deserialize, Serialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewSignIn)]
 pub struct ConnectBody {
     /// The connection's name.
     pub name: String,
@@ -58,7 +60,7 @@ pub struct ConnectBody {
 }
 
 /// The ways to sign in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize, Serialize, Default, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Flow {
     /// Authorization code with PKCE.
@@ -73,7 +75,8 @@ pub enum Flow {
 }
 
 /// A sign-in that has begun.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[schema(as = BegunSignIn)]
 pub struct BegunJson {
     /// By which it is asked about.
     pub id: String,
@@ -95,11 +98,13 @@ pub struct BegunJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verification_uri_complete: Option<String>,
     /// When it ends by itself.
+    #[schema(value_type = Time)]
     pub expires_at: String,
 }
 
 /// How a sign-in stands.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Debug, Deserialize, Serialize, ToSchema)]
+#[schema(as = SignIn)]
 pub struct SignInJson {
     /// Its id.
     pub id: String,
@@ -122,8 +127,9 @@ pub struct SignInJson {
 }
 
 /// What the program that took a redirect brings.
-#[derive(Deserialize, Serialize)]
+#[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = FinishedRedirect)]
 pub struct FinishBody {
     /// The redirect's query, as the browser brought it.
     pub query: String,
@@ -132,6 +138,17 @@ pub struct FinishBody {
 }
 
 /// Begins a sign-in: 201 with where the person goes, or for flow `client` 200 with the connection.
+#[utoipa::path(post, path = "/v1/connect", operation_id = "begin_sign_in", tag = "sign-in", params(OfNamespace),
+    request_body = ConnectBody, security(("api_key" = ["manage"])), responses(
+    (status = 200, description = "With flow `client` or `jwt`: the connection.", body = ConnectionJson),
+    (status = 201, description = "Where the person goes.", body = BegunJson),
+    (status = 409, description = "`sign_in_not_offered`, `sign_in_refused`, `sign_in_failed`, `sign_in_denied`, \
+        `sign_in_other_account`, `sign_in_id_token`, `sign_in_expired`: the provider or the configuration does not allow it. \
+        `no_public_url`: browsers cannot reach this daemon."),
+    (status = 413, description = "`too_large`: the body is too long."),
+    (status = 502, description = "`sign_in_failed`: the provider could not be reached."),
+    (status = 503, description = "`sign_in_too_many`: too many sign-ins are under way."),
+))]
 pub async fn begin(
     State(api): State<Api>,
     caller: Caller,
@@ -262,6 +279,14 @@ fn checked(body: ConnectBody, namespace: Option<&str>, api: &Api) -> Result<Conn
 
 /// A link for a colleague: whoever opens it first, once, signs in. 201 as [`begin`] with flow `code`, always by the daemon's
 /// own address.
+#[utoipa::path(post, path = "/v1/connect/links", operation_id = "make_sign_in_link", tag = "sign-in", params(OfNamespace),
+    request_body = ConnectBody, security(("api_key" = ["manage"])), responses(
+    (status = 201, description = "The link.", body = BegunJson),
+    (status = 409, description = "`sign_in_not_offered`: the provider has no such flow in the configuration. `no_public_url`: \
+        browsers cannot reach this daemon."),
+    (status = 413, description = "`too_large`: the body is too long."),
+    (status = 503, description = "`sign_in_too_many`: too many sign-ins are under way."),
+))]
 pub async fn link(state: State<Api>, caller: Caller, query: RawQuery, body: Body) -> Result<Response, Problem> {
     let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
     let wish: ConnectBody = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
@@ -281,14 +306,35 @@ fn unreadable(error: &serde_json::Error) -> Problem {
     )
 }
 
-/// Whether the provider calls the access token in hand good: `{"active": true}`, `null` where there is none.
-pub async fn introspect(State(api): State<Api>, named: Named) -> Result<Json<Value>, Problem> {
+/// What a provider says of a token.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Introspected)]
+pub struct ActiveJson {
+    /// Whether it is good; `null` where there is none.
+    #[schema(required)]
+    pub active: Option<bool>,
+}
+
+/// Whether the provider calls the access token in hand good.
+#[utoipa::path(post, path = "/v1/connections/{name}/introspect", operation_id = "introspect_connection", tag = "connections",
+    params(Named), security(("api_key" = ["refresh"])), responses(
+    (status = 200, description = "What the provider says.", body = ActiveJson),
+    (status = 404, description = "`not_found`: there is no such connection."),
+    (status = 409, description = "`sign_in_not_offered`, `sign_in_refused`, `sign_in_failed`: the provider does not say."),
+    (status = 502, description = "`sign_in_failed`: the provider could not be reached."),
+))]
+pub async fn introspect(State(api): State<Api>, named: Named) -> Result<Json<ActiveJson>, Problem> {
     let key = named.only()?;
     let active = api.keep.introspect(&key).await.map_err(|error| api.problem(&error))?;
-    Ok(Json(json!({ "active": active })))
+    Ok(Json(ActiveJson { active }))
 }
 
 /// How a sign-in stands.
+#[utoipa::path(get, path = "/v1/connect/{id}", operation_id = "get_sign_in", tag = "sign-in",
+    params(("id" = String, Path, description = "The sign-in's id.")), security(("api_key" = ["manage"])), responses(
+    (status = 200, description = "How it stands.", body = SignInJson),
+    (status = 404, description = "`not_found`: there is no such sign-in."),
+))]
 pub async fn show(
     State(api): State<Api>,
     caller: Caller,
@@ -331,6 +377,17 @@ fn told(id: String, name: &str, standing: &Standing, times: &Times) -> SignInJso
 }
 
 /// Takes up a redirect that the caller took itself: 200 with the connection.
+#[utoipa::path(post, path = "/v1/connect/finish", operation_id = "finish_sign_in", tag = "sign-in",
+    request_body = FinishBody, security(("api_key" = ["manage"])), responses(
+    (status = 200, description = "The connection.", body = ConnectionJson),
+    (status = 400, description = "`sign_in_malformed`: the redirect cannot be read."),
+    (status = 403, description = "`sign_in_other_browser`, `sign_in_other_issuer`: it is not this sign-in's."),
+    (status = 404, description = "`sign_in_unknown`: there is no such sign-in any more."),
+    (status = 409, description = "`sign_in_denied`, `sign_in_refused`, `sign_in_expired`, `sign_in_failed`, `sign_in_id_token`, \
+        `sign_in_other_account`, `sign_in_not_offered`: nothing was connected."),
+    (status = 413, description = "`too_large`: the body is too long."),
+    (status = 502, description = "`sign_in_failed`: the provider could not be reached."),
+))]
 pub async fn finish(
     State(api): State<Api>,
     RawQuery(query): RawQuery,

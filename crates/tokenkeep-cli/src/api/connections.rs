@@ -4,6 +4,7 @@ use super::Api;
 use super::access::Caller;
 use super::import::{self, JSON_MAX};
 use super::json::{ConnectionJson, Page, ResumedJson, Times};
+use super::openapi::{Name, OfNamespace, Paged, Statuses};
 use super::params::{Named, Params, key};
 use super::problem::Problem;
 use axum::Json;
@@ -15,8 +16,19 @@ use serde::Deserialize;
 use tokenkeep::store::ListQuery;
 use tokenkeep::{RefreshAsk, Refreshed};
 use tokenkeep_core::model::{DEFAULT_NAMESPACE, Status, check_name};
+use utoipa::ToSchema;
 
 /// A page of one namespace, in the order of names.
+#[utoipa::path(get, path = "/v1/connections", operation_id = "list_connections", tag = "connections",
+    params(
+        OfNamespace, Paged,
+        ("status" = Option<Statuses>, Query, description = "One or more statuses, separated by commas."),
+        ("provider" = Option<Name>, Query, description = "A provider's name in the configuration."),
+        ("q" = Option<String>, Query, description = "A part of the name."),
+    ),
+    security(("api_key" = ["status"])), responses(
+    (status = 200, description = "The page.", body = Page<ConnectionJson>),
+))]
 pub async fn list(
     State(api): State<Api>,
     caller: Caller,
@@ -52,6 +64,11 @@ fn read_list(query: Option<&str>) -> Result<ListQuery, Problem> {
 }
 
 /// One connection.
+#[utoipa::path(get, path = "/v1/connections/{name}", operation_id = "get_connection", tag = "connections", params(Named),
+    security(("api_key" = ["status"])), responses(
+    (status = 200, description = "The connection.", body = ConnectionJson),
+    (status = 404, description = "`not_found`: there is no such connection."),
+))]
 pub async fn show(State(api): State<Api>, named: Named) -> Result<Json<ConnectionJson>, Problem> {
     let key = named.only()?;
     let connection = api.keep.get(&key).await.map_err(|error| api.problem(&error))?;
@@ -65,6 +82,15 @@ fn with_files(api: &Api, connection: &tokenkeep_core::Connection, times: &Times)
 }
 
 /// Removes a connection and wipes its secrets: 204. With `?revoke=true` its grant is ended at the provider first.
+#[utoipa::path(delete, path = "/v1/connections/{name}", operation_id = "remove_connection", tag = "connections",
+    params(Named, ("revoke" = Option<bool>, Query, description = "End the grant at the provider first.")),
+    security(("api_key" = ["manage"])), responses(
+    (status = 204, description = "It is gone."),
+    (status = 404, description = "`not_found`: there is no such connection."),
+    (status = 409, description = "`declared`: only the configuration can take it away. `sign_in_failed`, `sign_in_refused`, \
+        `sign_in_not_offered`: the grant could not be revoked, and nothing was removed."),
+    (status = 502, description = "`sign_in_failed`: the provider could not be reached, and nothing was removed."),
+))]
 pub async fn remove(State(api): State<Api>, mut named: Named) -> Result<StatusCode, Problem> {
     let revoke = named.params.parsed("revoke", "true or false", |text| text.parse::<bool>().ok())?;
     let key = named.only()?;
@@ -77,6 +103,11 @@ pub async fn remove(State(api): State<Api>, mut named: Named) -> Result<StatusCo
 }
 
 /// No refreshes until it is resumed.
+#[utoipa::path(post, path = "/v1/connections/{name}/pause", operation_id = "pause_connection", tag = "connections",
+    params(Named), security(("api_key" = ["manage"])), responses(
+    (status = 200, description = "It is paused.", body = ConnectionJson),
+    (status = 404, description = "`not_found`: there is no such connection."),
+))]
 pub async fn pause(State(api): State<Api>, named: Named) -> Result<Json<ConnectionJson>, Problem> {
     let key = named.only()?;
     let connection = api.keep.pause(&key).await.map_err(|error| api.problem(&error))?;
@@ -84,6 +115,11 @@ pub async fn pause(State(api): State<Api>, named: Named) -> Result<Json<Connecti
 }
 
 /// Refreshes again.
+#[utoipa::path(post, path = "/v1/connections/{name}/resume", operation_id = "resume_connection", tag = "connections",
+    params(Named), security(("api_key" = ["manage"])), responses(
+    (status = 200, description = "It is resumed.", body = ConnectionJson),
+    (status = 404, description = "`not_found`: there is no such connection."),
+))]
 pub async fn resume(State(api): State<Api>, named: Named) -> Result<Json<ConnectionJson>, Problem> {
     let key = named.only()?;
     let connection = api.keep.resume(&key).await.map_err(|error| api.problem(&error))?;
@@ -91,6 +127,10 @@ pub async fn resume(State(api): State<Api>, named: Named) -> Result<Json<Connect
 }
 
 /// Resumes every connection that is held because the database may be a restored copy.
+#[utoipa::path(post, path = "/v1/resume-sole-copy", operation_id = "resume_sole_copy", tag = "connections",
+    security(("api_key" = ["admin"])), responses(
+    (status = 200, description = "How many were resumed.", body = ResumedJson),
+))]
 pub async fn resume_sole_copy(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<ResumedJson>, Problem> {
     Params::new(query.as_deref()).finish()?;
     let resumed = api.keep.resume_all_sole_copy().await.map_err(|error| api.problem(&error))?;
@@ -98,6 +138,16 @@ pub async fn resume_sole_copy(State(api): State<Api>, RawQuery(query): RawQuery)
 }
 
 /// One attempt: 200 when it ended, whatever its outcome; 202 while it is still in flight.
+#[utoipa::path(post, path = "/v1/connections/{name}/refresh", operation_id = "refresh_connection", tag = "connections",
+    params(Named), request_body = Option<RefreshBody>, security(("api_key" = ["refresh"])), responses(
+    (status = 200, description = "After the attempt, whatever its outcome: `last_error` says.", body = ConnectionJson),
+    (status = 202, description = "The attempt is still in flight.", body = ConnectionJson),
+    (status = 404, description = "`not_found`: there is no such connection."),
+    (status = 409, description = "`needs_reauth`, `held`, `paused`, `in_doubt`: nothing was sent."),
+    (status = 413, description = "`too_large`: the body is too long."),
+    (status = 503, description = "`retrying`, `expired`, `refreshing`, `fresh`: nothing was sent, because the provider said when \
+        to come back: `retry_at`."),
+))]
 pub async fn refresh(State(api): State<Api>, named: Named, body: Body) -> Result<Response, Problem> {
     let key = named.only()?;
     let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
@@ -111,8 +161,9 @@ pub async fn refresh(State(api): State<Api>, named: Named, body: Body) -> Result
 }
 
 /// The body of a refresh request; all of it may be left out.
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schema(as = Refresh)]
 struct RefreshBody {
     force: bool,
     if_generation: Option<u64>,
@@ -125,8 +176,9 @@ fn read_refresh(body: &Bytes) -> Result<RefreshAsk, Problem> {
     }
     let expected =
         "Expected {\"if_generation\": N}, {\"rejected\": \"16 or more hex digits\"}, {\"force\": true}, or nothing.";
-    let body: RefreshBody = serde_json::from_slice(body)
+    let body: Option<RefreshBody> = serde_json::from_slice(body)
         .map_err(|error| Problem::invalid(format!("the body is not what it must be: {error}"), expected))?;
+    let body = body.unwrap_or_default();
     let is_fingerprint = |text: &str| (16..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
     if body.rejected.as_deref().is_some_and(|text| !is_fingerprint(text)) {
         return Err(Problem::invalid("the field `rejected` is no fingerprint of an access token", expected));
@@ -165,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_refresh_body_may_be_left_out() {
-        for nothing in ["", " ", "{}"] {
+        for nothing in ["", " ", "{}", "null"] {
             let ask = refresh(nothing).unwrap();
             assert!(!ask.force && ask.if_generation.is_none() && ask.rejected.is_none());
         }

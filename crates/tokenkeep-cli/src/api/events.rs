@@ -3,6 +3,7 @@
 use super::Api;
 use super::access::Caller;
 use super::json::{EventJson, Page, Times, parse_time};
+use super::openapi::{Name, OfNamespace, Paged, Time};
 use super::params::{Params, key};
 use super::problem::Problem;
 use axum::Json;
@@ -13,6 +14,16 @@ use tokenkeep::store::EventQuery;
 pub const EVENT_NUMBER: &str = "an event's number";
 
 /// A page: of one connection with `?connection=`, from a time with `?since=`, behind an event with `?after=`.
+#[utoipa::path(get, path = "/v1/events", operation_id = "list_events", tag = "events",
+    params(
+        OfNamespace, Paged,
+        ("connection" = Option<Name>, Query, description = "Of this connection alone; `namespace` needs it."),
+        ("after" = Option<u64>, Query, description = "Behind the event of this number."),
+        ("since" = Option<Time>, Query, description = "From this time on."),
+    ),
+    security(("api_key" = ["status"])), responses(
+    (status = 200, description = "The page.", body = Page<EventJson>),
+))]
 pub async fn list(
     State(api): State<Api>,
     caller: Caller,

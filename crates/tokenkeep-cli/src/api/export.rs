@@ -4,6 +4,7 @@
 
 use super::Api;
 use super::json::Times;
+use super::openapi::TokenFile;
 use super::params::Named;
 use super::problem::Problem;
 use super::token::secret;
@@ -15,6 +16,12 @@ use tokenkeep::Exported;
 use tokenkeep_core::Timestamp;
 
 /// The token set as a token file (interface section 4). That it was given away stands in the log.
+#[utoipa::path(post, path = "/v1/connections/{name}/export", operation_id = "export_connection", tag = "socket only",
+    params(Named), extensions(("x-socket-only" = json!(true))), responses(
+    (status = 200, description = "A token file.", body = TokenFile),
+    (status = 404, description = "`not_found`: there is no such connection."),
+    (status = 409, description = "`needs_reauth`: there is no token set."),
+))]
 pub async fn post(State(api): State<Api>, named: Named) -> Result<Response, Problem> {
     let key = named.only()?;
     let exported = api.keep.export(&key).await.map_err(|error| api.problem(&error))?;

@@ -6,6 +6,7 @@ use super::Api;
 use super::access::Caller;
 use super::json::{ConnectionJson, ImportedJson, Times};
 use super::ndjson;
+use super::openapi::{Name, OfNamespace, TokenFile};
 use super::params::{Params, key};
 use super::problem::Problem;
 use axum::Json;
@@ -20,6 +21,7 @@ use std::collections::BTreeMap;
 use tokenkeep::{Import, Imported};
 use tokenkeep_core::model::{check_name, printable};
 use tokenkeep_core::{Connection, Secret};
+use utoipa::ToSchema;
 
 /// The largest JSON body.
 pub const JSON_MAX: usize = 1024 * 1024;
@@ -29,6 +31,18 @@ pub const LABELS_MAX: usize = 64;
 const LABEL_LENGTH_MAX: usize = 256;
 
 /// Takes a token set over: 201 for a new connection, 200 for one that exists.
+#[utoipa::path(post, path = "/v1/connections", operation_id = "import_connections", tag = "connections",
+    params(OfNamespace),
+    request_body(content((ImportBody = "application/json"), (String = "application/x-ndjson")),
+        description = "One token set, or with NDJSON many: a line each."),
+    security(("api_key" = ["manage"])), responses(
+    (status = 200, description = "A new grant of an existing connection, or nothing new; to NDJSON, what became of each line.",
+        content((ImportedJson = "application/json"), (String = "application/x-ndjson"))),
+    (status = 201, description = "A new connection.", body = ImportedJson),
+    (status = 409, description = "`sign_in_other_account`: the connection belongs to another account."),
+    (status = 413, description = "`too_large`: the body is too long."),
+    (status = 415, description = "`unsupported_media_type`: neither JSON nor NDJSON."),
+))]
 pub async fn post(
     State(api): State<Api>,
     caller: Caller,
@@ -101,16 +115,21 @@ pub fn too_large() -> Problem {
 }
 
 /// The fields, each still as it was written.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Import)]
 struct ImportBody<'a> {
     #[serde(borrow)]
+    #[schema(value_type = Name)]
     name: &'a RawValue,
     #[serde(borrow)]
+    #[schema(value_type = Name)]
     provider: &'a RawValue,
     #[serde(borrow)]
+    #[schema(value_type = TokenFile)]
     token: &'a RawValue,
     #[serde(borrow, default)]
+    #[schema(value_type = Option<BTreeMap<String, String>>)]
     labels: Option<&'a RawValue>,
 }
 

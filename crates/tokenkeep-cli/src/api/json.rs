@@ -1,5 +1,6 @@
 //! The API's JSON forms (interface section 2): written by the daemon, read by the commands.
 
+use super::openapi::{EventType, StatusName, Time};
 use jiff::Timestamp as Date;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -11,6 +12,7 @@ use tokenkeep::{Handed, KeptFile, KeyState, Rotation, TokenKeep};
 use tokenkeep_core::failure::next_step_for;
 use tokenkeep_core::model::{LastError, State, Status};
 use tokenkeep_core::{Connection, FailureCode, Timestamp};
+use utoipa::ToSchema;
 
 /// Turns the library's steady times into what people read. Taken once for each answer.
 #[derive(Clone, Copy, Debug)]
@@ -70,16 +72,18 @@ pub fn parse_time(text: &str) -> Option<Timestamp> {
 }
 
 /// One page of something.
-#[derive(Serialize, Deserialize, Debug)]
+#[derive(Serialize, Deserialize, Debug, ToSchema)]
 pub struct Page<T> {
     /// The page.
     pub items: Vec<T>,
     /// Where the next page starts; `null` at the end.
+    #[schema(required)]
     pub next_cursor: Option<String>,
 }
 
 /// A connection.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = Connection)]
 pub struct ConnectionJson {
     /// Its name.
     pub name: String,
@@ -88,25 +92,33 @@ pub struct ConnectionJson {
     /// The provider's name in the configuration.
     pub provider: String,
     /// Where it stands.
+    #[schema(value_type = StatusName)]
     pub status: String,
     /// Token sets so far.
     pub generation: u64,
     /// When the access token ends.
+    #[schema(required, value_type = Option<Time>)]
     pub access_expires_at: Option<String>,
     /// When the next attempt may start.
+    #[schema(required, value_type = Option<Time>)]
     pub refresh_due_at: Option<String>,
     /// When the refresh token ends, where known.
+    #[schema(required, value_type = Option<Time>)]
     pub refresh_expires_at: Option<String>,
     /// When the consent ends, where known.
+    #[schema(required, value_type = Option<Time>)]
     pub consent_expires_at: Option<String>,
     /// When somebody must have signed in again; left out until that is near.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Time>)]
     pub sign_in_by: Option<String>,
     /// When it last got a token set by refresh.
+    #[schema(required, value_type = Option<Time>)]
     pub last_refreshed_at: Option<String>,
     /// Failed attempts since the last success.
     pub attempts: u32,
     /// The last failure since the last success.
+    #[schema(required)]
     pub last_error: Option<LastErrorJson>,
     /// Attempts since it was made.
     pub stats: StatsJson,
@@ -124,31 +136,37 @@ pub struct ConnectionJson {
 }
 
 /// A token file that is kept for a connection.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = KeptTokenFile)]
 pub struct TokenFileJson {
     /// Where it is.
     pub path: String,
     /// When this daemon last wrote it.
+    #[schema(required, value_type = Option<Time>)]
     pub written_at: Option<String>,
     /// Why it is not current, if it is not.
+    #[schema(required)]
     pub error: Option<String>,
 }
 
 /// A failure, with what to do about it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = LastError)]
 pub struct LastErrorJson {
     /// Its code in the failure catalogue.
     pub code: String,
     /// What happened, with the evidence.
     pub message: String,
     /// When.
+    #[schema(required, value_type = Option<Time>)]
     pub at: Option<String>,
     /// What to do.
     pub next_action: String,
 }
 
 /// Counts of attempts.
-#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = Stats)]
 pub struct StatsJson {
     /// Attempts.
     pub attempted: u64,
@@ -223,17 +241,22 @@ fn last_error(connection: &Connection, times: &Times) -> Option<LastErrorJson> {
 }
 
 /// A token, for whoever asked. It has no `Debug`: it holds a secret.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(as = Token)]
 pub struct TokenJson<'a> {
     /// The access token.
     #[serde(borrow)]
+    #[schema(value_type = String)]
     pub access_token: Cow<'a, str>,
     /// Its type, `Bearer` nearly always.
     #[serde(borrow)]
+    #[schema(value_type = String)]
     pub token_type: Cow<'a, str>,
     /// When it ends; `null` when nobody knows.
+    #[schema(required, value_type = Option<Time>)]
     pub expires_at: Option<String>,
     /// Whole seconds until then.
+    #[schema(required)]
     pub expires_in: Option<u64>,
     /// Granted scopes, separated by blanks.
     pub scope: String,
@@ -243,6 +266,7 @@ pub struct TokenJson<'a> {
     pub stale: bool,
     /// What to know about it.
     #[serde(borrow)]
+    #[schema(value_type = Vec<String>)]
     pub warnings: Vec<Cow<'a, str>>,
 }
 
@@ -265,23 +289,30 @@ impl<'a> TokenJson<'a> {
 }
 
 /// One thing that happened.
-#[derive(Serialize, Deserialize, Debug)]
+#[derive(Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = Event)]
 pub struct EventJson {
     /// Its number.
     pub id: u64,
     /// When.
+    #[schema(required, value_type = Option<Time>)]
     pub at: Option<String>,
     /// The connection's namespace.
+    #[schema(required)]
     pub namespace: Option<String>,
     /// The connection's name; `null` for what concerns a provider or the system.
+    #[schema(required)]
     pub connection: Option<String>,
     /// What kind of thing.
+    #[schema(value_type = EventType)]
     pub r#type: String,
     /// The failure's code, where it is about one.
+    #[schema(required)]
     pub code: Option<String>,
     /// One sentence for people.
     pub message: String,
     /// Numbers and names for programs.
+    #[schema(value_type = Object)]
     pub data: Box<RawValue>,
 }
 
@@ -352,15 +383,18 @@ impl StepJson {
 }
 
 /// Counts of the whole fleet or of one namespace.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = Summary)]
 pub struct SummaryJson {
     /// How many connections there are.
     pub total: u64,
     /// How many have each status; every status is there.
     pub by_status: BTreeMap<String, u64>,
     /// When the next refresh is due.
+    #[schema(required, value_type = Option<Time>)]
     pub next_refresh_at: Option<String>,
     /// When the first access token ends.
+    #[schema(required, value_type = Option<Time>)]
     pub earliest_expiry_at: Option<String>,
     /// The rotation of the master key that goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -383,20 +417,24 @@ impl SummaryJson {
 }
 
 /// The master key in use; it is never shown itself.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = MasterKey)]
 pub struct KeyJson {
     /// The number by which sealed values name it, in hex.
     pub key_id: String,
     /// Where it comes from.
     pub source: String,
     /// The file with the current key, while the configured source still gives the former one.
+    #[schema(required)]
     pub take_over_from: Option<String>,
     /// The rotation that goes on.
+    #[schema(required)]
     pub rotation: Option<RotationJson>,
 }
 
 /// How far a rotation of the master key is.
-#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = Rotation)]
 pub struct RotationJson {
     /// Token sets.
     pub total: u64,
@@ -407,6 +445,7 @@ pub struct RotationJson {
     /// Places of the journal whose attempts are waited for.
     pub journal_places: usize,
     /// Why it does not go on at the moment.
+    #[schema(required)]
     pub waits_for: Option<String>,
 }
 
@@ -438,7 +477,8 @@ impl RotationJson {
 }
 
 /// What became of an import.
-#[derive(Serialize, Deserialize, Debug)]
+#[derive(Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = Imported)]
 pub struct ImportedJson {
     /// The connection's name.
     pub name: String,
@@ -462,7 +502,8 @@ pub struct ImportFailedJson {
 }
 
 /// How many connections were resumed.
-#[derive(Serialize, Deserialize, Debug)]
+#[derive(Serialize, Deserialize, Debug, ToSchema)]
+#[schema(as = Resumed)]
 pub struct ResumedJson {
     /// How many.
     pub resumed: u64,

@@ -4,6 +4,7 @@ use super::Api;
 use super::access::{About, Caller, forbidden};
 use super::import::{JSON_MAX, too_large};
 use super::json::{Page, parse_time, wall_text};
+use super::openapi::Paged;
 use super::params::Params;
 use super::problem::Problem;
 use crate::span;
@@ -17,6 +18,7 @@ use std::collections::BTreeSet;
 use tokenkeep::access::{ApiKey, CONNECTIONS_PER_HOUR, Keys, LiveKey, NewKey, PATTERNS_MAX, Pattern, Rights, Scope};
 use tokenkeep_core::Timestamp;
 use tokenkeep_core::model::printable;
+use utoipa::ToSchema;
 
 /// The longest name of a key, in characters.
 pub const NAME_MAX: usize = 100;
@@ -24,7 +26,7 @@ pub const NAME_MAX: usize = 100;
 pub const CONNECTIONS_PER_HOUR_MAX: u32 = 100_000;
 
 /// A key.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, ToSchema)]
 pub struct KeyInfo {
     /// By which it is revoked.
     pub id: String,
@@ -71,7 +73,7 @@ impl KeyInfo {
 }
 
 /// A key that was just made, with its text: nobody can see that again.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct MadeKey {
     /// What it is.
     #[serde(flatten)]
@@ -92,6 +94,10 @@ fn is_visible(caller: &Caller, key: &ApiKey) -> bool {
 }
 
 /// A page of keys, in the order of ids.
+#[utoipa::path(get, path = "/v1/api-keys", operation_id = "list_api_keys", tag = "admin", params(Paged),
+    security(("api_key" = ["admin"])), responses(
+    (status = 200, description = "The page: keys that may do no more than the caller.", body = Page<KeyInfo>),
+))]
 pub async fn list(
     State(api): State<Api>,
     caller: Caller,
@@ -117,6 +123,11 @@ fn find(api: &Api, caller: &Caller, id: &str) -> Result<std::sync::Arc<LiveKey>,
 }
 
 /// One key.
+#[utoipa::path(get, path = "/v1/api-keys/{id}", operation_id = "get_api_key", tag = "admin",
+    params(("id" = String, Path, description = "The key's id.")), security(("api_key" = ["admin"])), responses(
+    (status = 200, description = "The key, without its text.", body = KeyInfo),
+    (status = 404, description = "`not_found`: there is no such key, or one that may do more than the caller."),
+))]
 pub async fn show(
     State(api): State<Api>,
     caller: Caller,
@@ -128,6 +139,11 @@ pub async fn show(
 }
 
 /// Ends a key at once, and every session that came with it: 204.
+#[utoipa::path(delete, path = "/v1/api-keys/{id}", operation_id = "revoke_api_key", tag = "admin",
+    params(("id" = String, Path, description = "The key's id.")), security(("api_key" = ["admin"])), responses(
+    (status = 204, description = "It is ended."),
+    (status = 404, description = "`not_found`: there is no such key, or one that may do more than the caller."),
+))]
 pub async fn revoke(
     State(api): State<Api>,
     caller: Caller,
@@ -143,7 +159,7 @@ pub async fn revoke(
 }
 
 /// What a key is to be like.
-#[derive(Deserialize, Serialize, Debug)]
+#[derive(Deserialize, Serialize, Debug, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyBody {
     /// What it is called.
@@ -168,6 +184,11 @@ pub struct KeyBody {
 }
 
 /// Makes a key: 201, with its text.
+#[utoipa::path(post, path = "/v1/api-keys", operation_id = "create_api_key", tag = "admin", request_body = KeyBody,
+    security(("api_key" = ["admin"])), responses(
+    (status = 201, description = "The key, with its text.", body = MadeKey),
+    (status = 413, description = "`too_large`: the body is too long."),
+))]
 pub async fn create(
     State(api): State<Api>,
     caller: Caller,

@@ -16,6 +16,7 @@ pub mod json;
 pub mod keys;
 pub mod ndjson;
 pub mod oauth;
+pub mod openapi;
 pub mod params;
 pub mod problem;
 pub mod session;
@@ -27,7 +28,6 @@ use crate::config::live::Live;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
-use axum::routing::{get, post};
 use failures::Failures;
 use json::Times;
 use oauth::SignIns;
@@ -37,6 +37,8 @@ use std::sync::Arc;
 use stream::Streams;
 use tokenkeep::{Error, TokenKeep};
 use tokenkeep_core::Timestamp;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// What every handler has.
 #[derive(Clone, Debug)]
@@ -87,37 +89,7 @@ impl Api {
 
 /// The whole API, for whoever [`access`] lets: on the socket, and on TCP behind [`guarded`].
 pub fn whole(api: Api) -> Router {
-    let router = Router::new()
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/v1/summary", get(summary::get))
-        .route("/v1/connections", get(connections::list).post(import::post))
-        .route("/v1/connections/{name}", get(connections::show).delete(connections::remove))
-        .route("/v1/connections/{name}/token", get(token::get))
-        .route("/v1/connections/{name}/refresh", post(connections::refresh))
-        .route("/v1/connections/{name}/pause", post(connections::pause))
-        .route("/v1/connections/{name}/resume", post(connections::resume))
-        .route("/v1/connections/{name}/export", post(export::post))
-        // Not below /v1/connections, where it would take a name from somebody.
-        .route("/v1/resume-sole-copy", post(connections::resume_sole_copy))
-        .route("/v1/connect", post(connect::begin))
-        .route("/v1/connect/links", post(connect::link))
-        .route("/v1/connections/{name}/introspect", post(connect::introspect))
-        .route("/v1/connect/finish", post(connect::finish))
-        .route("/v1/connect/{id}", get(connect::show))
-        .route("/v1/admin/master-key", get(admin::master_key))
-        .route("/v1/admin/master-key/rotate", post(admin::rotate))
-        .route("/v1/admin/backup", post(admin::backup))
-        .route("/v1/api-keys", get(keys::list).post(keys::create))
-        .route("/v1/api-keys/{id}", get(keys::show).delete(keys::revoke))
-        .route("/v1/audit", get(audit::list))
-        .route("/v1/audit/verify", post(audit::verify))
-        .route("/v1/session", get(session::show).post(session::begin).delete(session::end))
-        .route("/v1/session/setup", post(session::setup))
-        .route("/v1/config", get(config::get))
-        .route("/v1/events", get(events::list))
-        .route("/v1/events/stream", get(stream::get));
-    router
+    Router::from(routes())
         .route_layer(middleware::from_fn_with_state(api.clone(), access::enforce))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
@@ -127,14 +99,59 @@ pub fn whole(api: Api) -> Router {
 /// What TCP serves to programs and pages of this machine: the API, and to browsers the pages of a sign-in, where a
 /// provider's page sends them.
 pub fn guarded(api: Api) -> Router {
-    let sent = Router::new()
-        .route("/oauth/start/{id}", get(oauth::start))
-        .route(oauth::CALLBACK, get(oauth::callback))
-        .route("/oauth/page.css", get(oauth::style))
-        .layer(middleware::from_fn_with_state(api.sign_ins.clone(), guard::own_host))
-        .with_state(api.clone());
-    let of_this_machine = middleware::from_fn_with_state(api.sign_ins.clone(), guard::own_pages);
-    whole(api).layer(of_this_machine).merge(sent)
+    let own_host = middleware::from_fn_with_state(api.sign_ins.clone(), guard::own_host);
+    let own_pages = middleware::from_fn_with_state(api.sign_ins.clone(), guard::own_pages);
+    let pages = Router::from(pages()).layer(own_host).with_state(api.clone());
+    whole(api).layer(own_pages).merge(pages)
+}
+
+/// Every route, as OpenAPI describes it.
+#[must_use]
+pub fn document() -> utoipa::openapi::OpenApi {
+    let all = OpenApiRouter::with_openapi(openapi::frame()).merge(routes()).merge(pages());
+    openapi::complete(all.into_openapi())
+}
+
+/// Each of them has a rule in [`access::RULES`].
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(openapi::get))
+        .routes(routes!(summary::get))
+        .routes(routes!(connections::list, import::post))
+        .routes(routes!(connections::show, connections::remove))
+        .routes(routes!(token::get))
+        .routes(routes!(connections::refresh))
+        .routes(routes!(connections::pause))
+        .routes(routes!(connections::resume))
+        .routes(routes!(export::post))
+        // Not below /v1/connections, where it would take a name from somebody.
+        .routes(routes!(connections::resume_sole_copy))
+        .routes(routes!(connect::begin))
+        .routes(routes!(connect::link))
+        .routes(routes!(connect::introspect))
+        .routes(routes!(connect::finish))
+        .routes(routes!(connect::show))
+        .routes(routes!(admin::master_key))
+        .routes(routes!(admin::rotate))
+        .routes(routes!(admin::backup))
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::show, keys::revoke))
+        .routes(routes!(audit::list))
+        .routes(routes!(audit::verify))
+        .routes(routes!(session::show, session::begin, session::end))
+        .routes(routes!(session::setup))
+        .routes(routes!(config::get))
+        .routes(routes!(events::list))
+        .routes(routes!(stream::get))
+}
+
+fn pages() -> OpenApiRouter<Api> {
+    OpenApiRouter::default()
+        .routes(routes!(oauth::start))
+        .routes(routes!(oauth::callback))
+        .routes(routes!(oauth::style))
 }
 
 async fn no_such_route(uri: Uri) -> Problem {

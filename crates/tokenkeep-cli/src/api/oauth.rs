@@ -149,6 +149,12 @@ impl SignIns {
 }
 
 /// Binds the sign-in to the browser that opens its link, and sends it on to the provider.
+#[utoipa::path(get, path = "/oauth/start/{id}", operation_id = "start_page", tag = "pages",
+    params(("id" = String, Path, description = "The sign-in's id.")), responses(
+    (status = 303, description = "To the provider."),
+    (status = 403, description = "`host_not_allowed`: the Host header names another host."),
+    (status = 404, description = "The link is used up.", body = String, content_type = "text/html"),
+))]
 pub async fn start(State(api): State<Api>, Path(id): Path<String>) -> Response {
     let Some(link) = api.sign_ins.take(api.keep.now(), &id) else {
         return page(
@@ -178,6 +184,16 @@ fn cookie_name(state: &str) -> String {
 }
 
 /// The redirect of a sign-in that the daemon takes itself.
+#[utoipa::path(get, path = "/oauth/callback", operation_id = "callback_page", tag = "pages", responses(
+    (status = 200, description = "Connected.", body = String, content_type = "text/html"),
+    (status = 303, description = "Connected; on to `return_url`."),
+    (status = 400, description = "Not connected: the redirect cannot be read.", body = String, content_type = "text/html"),
+    (status = 403, description = "Not connected: begun elsewhere.", body = String, content_type = "text/html"),
+    (status = 404, description = "Not connected: no such sign-in.", body = String, content_type = "text/html"),
+    (status = 409, description = "Not connected: refused.", body = String, content_type = "text/html"),
+    (status = 502, description = "Not connected: the provider cannot be reached.", body = String, content_type = "text/html"),
+    (status = 503, description = "Not connected: the daemon cannot.", body = String, content_type = "text/html"),
+))]
 pub async fn callback(State(api): State<Api>, RawQuery(query): RawQuery, headers: HeaderMap) -> Response {
     let query = query.unwrap_or_default();
     let state = state_of(&query);
@@ -294,6 +310,9 @@ fn guarded(mut response: Response) -> Response {
 }
 
 /// How the pages look.
+#[utoipa::path(get, path = "/oauth/page.css", operation_id = "page_style", tag = "pages", responses(
+    (status = 200, description = "The style.", body = String, content_type = "text/css"),
+))]
 pub async fn style() -> Response {
     let mut response = Response::new(Body::from(STYLE));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/css; charset=utf-8"));

@@ -1,6 +1,7 @@
 //! Errors as RFC 9457 problems: one status and one code for each thing that a caller can do about it.
 
 use super::json::Times;
+use super::openapi::Time;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -12,6 +13,7 @@ use tokenkeep::store::StoreError;
 use tokenkeep_core::failure::next_step_for;
 use tokenkeep_core::model::Status;
 use tokenkeep_core::{FailureCode, Timestamp};
+use utoipa::ToSchema;
 
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";
@@ -22,21 +24,27 @@ pub const NOT_FOUND: &str = "not_found";
 pub const NEEDS_REAUTH: &str = Status::NeedsReauth.as_str();
 
 /// An error answer.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Debug, ToSchema)]
 pub struct Problem {
     /// `about:blank`: `code` tells problems apart.
+    #[schema(value_type = String)]
     pub r#type: Box<str>,
     /// The status in words.
+    #[schema(value_type = String)]
     pub title: Box<str>,
     /// The HTTP status.
     pub status: u16,
     /// What happened, for a person.
+    #[schema(value_type = String)]
     pub detail: Box<str>,
     /// What happened, for a program: stable.
+    #[schema(value_type = String)]
     pub code: Box<str>,
     /// What to do.
+    #[schema(required, value_type = Option<String>)]
     pub next_action: Option<Box<str>>,
     /// When it may be worth trying again.
+    #[schema(required, value_type = Option<Time>)]
     pub retry_at: Option<Box<str>>,
     /// Seconds for `Retry-After`.
     #[serde(skip)]

@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokenkeep::TokenKeep;
 use tokenkeep::access::{LiveKey, Rights};
 use tokenkeep_core::{Secret, Timestamp};
+use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 /// The most sessions at once; the one that was used longest ago makes room.
@@ -35,7 +36,7 @@ pub const AGE_MAX: Duration = Duration::from_secs(12 * 3_600);
 pub const SETUP_LIFE: Duration = Duration::from_secs(10 * 60);
 
 /// The cookie where browsers come by https; the prefix binds it to this origin (RFC 6265bis section 4.1.3.2).
-const COOKIE_SECURE: &str = "__Host-tokenkeep";
+pub const COOKIE_SECURE: &str = "__Host-tokenkeep_session";
 /// The cookie on http, which is loopback.
 const COOKIE_PLAIN: &str = "tokenkeep_session";
 
@@ -163,7 +164,7 @@ fn value(headers: &HeaderMap) -> Option<Secret> {
 }
 
 /// Who somebody is, and what they may do.
-#[derive(Serialize, Deserialize, Debug)]
+#[derive(Serialize, Deserialize, ToSchema, Debug)]
 pub struct CallerJson {
     /// As the audit trail writes it.
     pub actor: String,
@@ -197,13 +198,15 @@ impl CallerJson {
 }
 
 /// Who asks.
+#[utoipa::path(get, path = "/v1/session", operation_id = "get_session", tag = "admin", security(("api_key" = [])),
+    responses((status = 200, description = "Who asks, and what they may do.", body = CallerJson)))]
 pub async fn show(caller: Caller, RawQuery(query): RawQuery) -> Result<Json<CallerJson>, Problem> {
     Params::new(query.as_deref()).finish()?;
     Ok(Json(CallerJson::new(&caller)))
 }
 
 /// What a browser signs in with: one of the two.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Proof {
     api_key: Option<String>,
@@ -211,6 +214,12 @@ struct Proof {
 }
 
 /// Signs a browser in: 201, with the cookie.
+#[utoipa::path(post, path = "/v1/session", operation_id = "begin_session", tag = "admin", request_body = Proof, security(()),
+    responses(
+    (status = 201, description = "Signed in; the cookie is set.", body = CallerJson),
+    (status = 401, description = "`unknown_code`: the setup code is unknown, used or expired."),
+    (status = 413, description = "`too_large`: the body is too long."),
+))]
 pub async fn begin(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
     let body = Zeroizing::new(to_bytes(body, JSON_MAX).await.map_err(|_| too_large())?.to_vec());
@@ -238,6 +247,8 @@ pub async fn begin(State(api): State<Api>, RawQuery(query): RawQuery, body: Body
 }
 
 /// Signs a browser out: 204.
+#[utoipa::path(delete, path = "/v1/session", operation_id = "end_session", tag = "admin", security(("api_key" = [])),
+    responses((status = 204, description = "Signed out.")))]
 pub async fn end(State(api): State<Api>, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
     api.sessions.end(&headers);
@@ -258,7 +269,7 @@ fn set_cookie(api: &Api, response: &mut Response, secret: &Secret, life: Duratio
 }
 
 /// A code that signs the first browser in.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ToSchema)]
 pub struct SetupJson {
     /// The code.
     pub setup_code: String,
@@ -270,6 +281,8 @@ pub struct SetupJson {
 }
 
 /// Makes a setup code: 201. On the socket alone.
+#[utoipa::path(post, path = "/v1/session/setup", operation_id = "make_setup_code", tag = "socket only",
+    responses((status = 201, description = "The code.", body = SetupJson)))]
 pub async fn setup(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
     let (code, ends_at) = api.sessions.setup(api.wall());

@@ -13,6 +13,7 @@ use super::Api;
 use super::access::Caller;
 use super::events::EVENT_NUMBER;
 use super::json::{EventJson, HelloJson, ResyncJson, StepJson, SummaryJson, Times};
+use super::openapi::{self, Name, OfNamespace};
 use super::params::{Params, key};
 use super::problem::Problem;
 use axum::extract::{RawQuery, State};
@@ -276,6 +277,20 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 
 /// The stream: of everything, or with `?namespace=` and `?connection=` of a part; `?kinds=event,step` leaves the
 /// others out; `?after=` is `Last-Event-ID` for those who cannot send headers.
+#[utoipa::path(get, path = "/v1/events/stream", operation_id = "follow_events", tag = "events",
+    params(
+        OfNamespace,
+        ("connection" = Option<Name>, Query, description = "Of this connection alone."),
+        ("kinds" = Option<openapi::Kinds>, Query,
+            description = "Some of `event`, `summary` and `step`, separated by commas."),
+        ("after" = Option<u64>, Query, description = "As `Last-Event-ID`."),
+        ("Last-Event-ID" = Option<u64>, Header, description = "Resume behind the event of this number."),
+    ),
+    security(("api_key" = ["status"])), responses(
+    (status = 200, description = "Events named `hello`, `event`, `summary`, `step` and `resync`, each with JSON.",
+        body = String, content_type = "text/event-stream"),
+    (status = 503, description = "`too_many_readers`: too many follow the stream already."),
+))]
 pub async fn get(
     State(api): State<Api>,
     caller: Caller,

@@ -3,12 +3,17 @@
 use super::Api;
 use super::access::{Caller, forbidden};
 use super::json::{RotationJson, SummaryJson};
+use super::openapi::OfNamespace;
 use super::params::Params;
 use super::problem::Problem;
 use axum::Json;
 use axum::extract::{RawQuery, State};
 
 /// Of one namespace with `?namespace=`, else of the whole fleet.
+#[utoipa::path(get, path = "/v1/summary", operation_id = "summary", tag = "fleet", params(OfNamespace),
+    security(("api_key" = ["status"])), responses(
+    (status = 200, description = "The counts.", body = SummaryJson),
+))]
 pub async fn get(
     State(api): State<Api>,
     caller: Caller,

@@ -3,6 +3,7 @@
 use super::Api;
 use super::access::Caller;
 use super::json::TokenJson;
+use super::openapi::Span;
 use super::params::Named;
 use super::problem::Problem;
 use crate::span::SPAN_MAX;
@@ -16,6 +17,20 @@ use tokenkeep::{Handed, TokenAsk};
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// The token: as JSON, or bare for `Accept: text/plain`.
+#[utoipa::path(get, path = "/v1/connections/{name}/token", operation_id = "get_token", tag = "connections",
+    params(
+        Named,
+        ("min_ttl" = Option<Span>, Query, description = "How long it is to live at least: `5m`, `300s`, `300`."),
+        ("wait" = Option<Span>, Query, description = "How long to wait for a refresh, at most 60 s; 10 s unless given."),
+    ),
+    security(("api_key" = ["token"])), responses(
+    (status = 200, description = "The token; bare for `Accept: text/plain`.",
+        content((TokenJson<'_> = "application/json"), (String = "text/plain"))),
+    (status = 404, description = "`not_found`: there is no such connection."),
+    (status = 409, description = "`needs_reauth`: nothing valid is left, and only a sign-in helps."),
+    (status = 503, description = "`expired`, `refreshing`, `retrying`, `in_doubt`, `held`, `paused`, `fresh`: nothing valid is in \
+        hand now."),
+))]
 pub async fn get(
     State(api): State<Api>,
     caller: Caller,
