@@ -588,6 +588,12 @@ impl TokenKeep {
             token_type: answer.token_type,
             extra: answer.extra,
         };
+        if account.is_none()
+            && !renewal.is_by_client()
+            && let Some(connected) = self.store().get(&grant.key).await?.and_then(|stored| stored.origin.account)
+        {
+            return Err(SignInError::UnknownAccount { connected }.into());
+        }
         let origin = Origin { account, redirect_uri };
         let imported = self.grant(NewGrant { scopes, renewal, origin, tokens: Some(tokens), ..grant }).await?;
         let connection = imported.connection();

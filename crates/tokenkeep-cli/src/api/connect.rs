@@ -143,7 +143,7 @@ pub struct FinishBody {
     (status = 200, description = "With flow `client` or `jwt`: the connection.", body = ConnectionJson),
     (status = 201, description = "Where the person goes.", body = BegunJson),
     (status = 409, description = "`sign_in_not_offered`, `sign_in_refused`, `sign_in_failed`, `sign_in_denied`, \
-        `sign_in_other_account`, `sign_in_id_token`, `sign_in_expired`: the provider or the configuration does not allow it. \
+        `sign_in_other_account`, `sign_in_unknown_account`, `sign_in_id_token`, `sign_in_expired`: the provider or the configuration does not allow it. \
         `no_public_url`: browsers cannot reach this daemon."),
     (status = 413, description = "`too_large`: the body is too long."),
     (status = 502, description = "`sign_in_failed`: the provider could not be reached."),
@@ -384,7 +384,7 @@ fn told(id: String, name: &str, standing: &Standing, times: &Times) -> SignInJso
     (status = 403, description = "`sign_in_other_browser`, `sign_in_other_issuer`: it is not this sign-in's."),
     (status = 404, description = "`sign_in_unknown`: there is no such sign-in any more."),
     (status = 409, description = "`sign_in_denied`, `sign_in_refused`, `sign_in_expired`, `sign_in_failed`, `sign_in_id_token`, \
-        `sign_in_other_account`, `sign_in_not_offered`: nothing was connected."),
+        `sign_in_other_account`, `sign_in_unknown_account`, `sign_in_not_offered`: nothing was connected."),
     (status = 413, description = "`too_large`: the body is too long."),
     (status = 502, description = "`sign_in_failed`: the provider could not be reached."),
 ))]

@@ -46,6 +46,12 @@ pub enum SignInError {
         /// Who signed in.
         found: String,
     },
+    /// Nobody could say who signed in, and the connection is somebody's.
+    #[error("this connection belongs to the account `{connected}`, and the provider did not say who signed in")]
+    UnknownAccount {
+        /// Whose it is.
+        connected: String,
+    },
     /// Too many are under way.
     #[error("too many sign-ins are under way")]
     TooMany,
@@ -75,6 +81,7 @@ impl SignInError {
             Self::NotKept(_) => "sign_in_not_kept",
             Self::IdToken(_) => "sign_in_id_token",
             Self::OtherAccount { .. } => "sign_in_other_account",
+            Self::UnknownAccount { .. } => "sign_in_unknown_account",
             Self::TooMany => "sign_in_too_many",
             Self::NotOffered { .. } => "sign_in_not_offered",
         }
@@ -102,7 +109,10 @@ impl SignInError {
             Self::OtherAccount { .. } => {
                 "Sign out at the provider and begin again with the right account, or connect the other account under another name."
             }
-            Self::TooMany => "Wait ten minutes, or end those that are open.",
+            Self::UnknownAccount { .. } => {
+                "Begin again when the provider's identity_url answers, with the scope that it needs; or connect under another name."
+            }
+            Self::TooMany => "Wait: each ends by itself after ten minutes.",
             Self::NotOffered { .. } => {
                 "Add it to the provider's section, or use another flow: --device, or `tokenkeep import`."
             }

@@ -1,6 +1,6 @@
 //! Sign-ins on a clock that moves as the test says, at a provider that gives whatever code is brought a token set.
 
-use super::settings::SignIn;
+use super::settings::{Identity, SignIn};
 use super::*;
 use crate::clock::{Clock, SeededDice};
 use crate::endpoint::{Channel, SendFailure};
@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tempfile::TempDir;
-use tokenkeep_core::oauth::request::Client;
+use tokenkeep_core::oauth::request::{Client, Method};
 use tokenkeep_core::provider::Rules;
 use tokenkeep_core::schedule::Policy;
 use tokenkeep_core::{ConnectionKey, Timestamp};
@@ -40,14 +40,17 @@ impl Clock for TestClock {
     }
 }
 
-/// A provider, and every field that it was sent.
+/// A provider, every field that it was sent, and whose account it says tokens are for; empty: it does not say.
 #[derive(Clone, Default)]
-struct Asked(Arc<Mutex<Vec<(String, String)>>>);
+struct Asked {
+    fields: Arc<Mutex<Vec<(String, String)>>>,
+    account: Arc<Mutex<&'static str>>,
+}
 
 impl Asked {
     /// This field of each request that had it.
     fn all(&self, field: &str) -> Vec<String> {
-        let asked = self.0.lock().unwrap();
+        let asked = self.fields.lock().unwrap();
         asked.iter().filter(|(name, _)| name == field).map(|(_, value)| value.clone()).collect()
     }
 }
@@ -66,6 +69,10 @@ impl Channel for Asked {
             url::form_urlencoded::parse(request.body.expose().as_bytes()).into_owned().collect();
         let field = |wanted: &str| form.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
         let (status, body) = match (field("code"), field("device_code")) {
+            _ if request.method == Method::Get => match *self.account.lock().unwrap() {
+                "" => (503, String::new()),
+                account => (200, format!(r#"{{"sub":"{account}"}}"#)),
+            },
             (Some(code), _) => {
                 let tokens = r#""token_type":"Bearer","expires_in":86400"#;
                 (200, format!(r#"{{"access_token":"access-{code}","refresh_token":"refresh-{code}",{tokens}}}"#))
@@ -73,7 +80,7 @@ impl Channel for Asked {
             (_, Some(_)) => (400, r#"{"error":"authorization_pending"}"#.to_owned()),
             _ => (200, DEVICE_CODES.to_owned()),
         };
-        self.0.lock().unwrap().extend(form);
+        self.fields.lock().unwrap().extend(form);
         let content_type = Some("application/json".to_owned());
         Ok(RawAnswer { status, content_type, retry_after: None, body: Zeroizing::new(body.into_bytes()) })
     }
@@ -100,6 +107,10 @@ fn provider() -> Provider {
 
 impl World {
     async fn new() -> Self {
+        Self::at(provider()).await
+    }
+
+    async fn at(provider: Provider) -> Self {
         let (folder, asked) = (tempfile::tempdir().unwrap(), Asked::default());
         let journal = FileJournal::open(&folder.path().join("journal"), 1, Arc::new(Sealer::new(&[7; 32])), Some(1));
         let parts = Parts {
@@ -111,7 +122,7 @@ impl World {
         };
         let options = Options {
             policy: Policy::default(),
-            providers: vec![provider()],
+            providers: vec![provider],
             in_flight_max: 1,
             workers: 1,
             boot: 1,
@@ -200,4 +211,24 @@ fn the_challenge_is_the_one_of_the_standard_s_example() {
     let (one, other) = (Pkce::new(), Pkce::new());
     assert_eq!(one.verifier.expose().len(), 43);
     assert_ne!(one.challenge, other.challenge);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_takes_a_connection_over_while_its_provider_does_not_say_who_signed_in() {
+    let mut provider = provider();
+    let url = "https://p.example/me".parse().unwrap();
+    provider.sign_in.identity = Some(Identity { url, fields: vec!["sub".to_owned()] });
+    let world = World::at(provider).await;
+    let account = |whose| *world.asked.account.lock().unwrap() = whose;
+    account("anna");
+    world.bring("1", &world.begin()).await.unwrap();
+    account("");
+    let refused = world.bring("2", &world.begin()).await.unwrap_err();
+    assert_eq!(refused, SignInError::UnknownAccount { connected: "anna".to_owned() });
+    account("ben");
+    assert!(matches!(world.bring("3", &world.begin()).await, Err(SignInError::OtherAccount { .. })));
+    assert_eq!(world.token().await, "access-1", "the grant in hand stands");
+    account("anna");
+    world.bring("4", &world.begin()).await.unwrap();
+    assert_eq!(world.token().await, "access-4");
 }
