@@ -245,6 +245,15 @@ pub fn block_on<T>(future: impl Future<Output = Result<T, CliError>>) -> Result<
         .block_on(future)
 }
 
+/// Lets this process have as many connections and files open as the system allows it at all.
+pub fn raise_limits() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let found = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: found.maximum, maximum: found.maximum }) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
 /// Keeps this process's memory out of core dumps and other processes' sight (security 8).
 ///
 /// What the system refuses is said, and no reason to stop.

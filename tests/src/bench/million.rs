@@ -5,6 +5,7 @@ use super::processes::Daemon;
 use super::provider::{self, provider_at};
 use super::report::{Report, Target, Times, Unit, per_second};
 use super::{Options, Outcome, machine, reads};
+use crate::http::Request;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokenkeep::clock::{Clock, SystemClock};
@@ -24,6 +25,10 @@ pub const QUIET: &str = "quiet";
 const BATCH: usize = 5_000;
 /// How long the imported tokens live: their refreshes are spread over it, so that hardly one comes up here.
 const LIFE: Duration = Duration::from_secs(9 * 365 * 86_400);
+/// How many pages are timed.
+const LISTS: usize = 200;
+/// A step that visits all connections, in an order that no cache foresees.
+const STRIDE: usize = 499_979;
 /// How many claims are timed.
 const CLAIMS: usize = 20;
 
@@ -43,6 +48,7 @@ pub fn measure(runtime: &Runtime, options: &Options, report: &mut Report) -> Out
         ("idle daemon, resident", Unit::Mebibytes, small.memory, large.memory, Target::AtMost(150.0)),
         ("daemon ready after", Unit::Seconds, small.ready, large.ready, Target::AtMost(2.0)),
         ("claim of 256 due ones", Unit::Milliseconds, small.claim, large.claim, Target::AtMost(20.0)),
+        ("list of 100 with a filter, p99", Unit::Milliseconds, small.list, large.list, Target::AtMost(20.0)),
     ];
     for (what, unit, small, large, target) in rows {
         report.add(format!("{what}, {sizes}"), unit, large, target);
@@ -57,6 +63,7 @@ struct Figures {
     imports: f64,
     memory: f64,
     ready: f64,
+    list: f64,
     claim: f64,
 }
 
@@ -90,6 +97,7 @@ fn measure_size(
         imports: per_second(connections, spent),
         memory: daemon.idle_memory()?,
         ready: daemon.ready_after.as_secs_f64(),
+        list: list(&folder, connections)?,
         claim: 0.0,
     };
     daemon.stop()?;
@@ -136,6 +144,23 @@ pub async fn import(keep: &TokenKeep, connections: usize) -> Outcome<Duration> {
         imported.into_iter().collect::<Result<Vec<_>, _>>()?;
     }
     Ok(spent)
+}
+
+/// The p99 of pages of a filtered listing over the API, from all over the store, in milliseconds.
+fn list(folder: &Folder, connections: usize) -> Outcome<f64> {
+    let socket = folder.path().join("tokenkeep.sock");
+    let mut times = Times::default();
+    for turn in 0..LISTS {
+        let from = folder::key(turn * STRIDE % connections)?;
+        let path = format!("/v1/connections?provider={QUIET}&status=fresh&limit=100&cursor={}", from.name());
+        let started = Instant::now();
+        let answer = Request::get(&path).at_socket(&socket)?;
+        times.push(started.elapsed());
+        if answer.status != 200 {
+            return Err(format!("HTTP {}: {}", answer.status, answer.body).into());
+        }
+    }
+    Ok(times.p50_p99().1 / 1e6)
 }
 
 /// The median of claims of as many as one claim takes, in milliseconds.

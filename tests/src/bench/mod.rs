@@ -3,6 +3,7 @@
 //! The provider runs in a second process, so that its work is not counted as ours. State folders are on a disk.
 
 mod agent;
+pub mod api;
 mod bare;
 mod folder;
 mod machine;
@@ -23,7 +24,7 @@ use std::path::PathBuf;
 pub type Outcome<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Every part, in the order in which they run.
-const PARTS: [&str; 5] = ["refreshes", "peers", "reads", "million", "processes"];
+const PARTS: [&str; 6] = ["refreshes", "peers", "reads", "million", "processes", "api"];
 
 /// What to measure, how often, and where.
 #[derive(Debug)]
@@ -42,6 +43,8 @@ pub struct Options {
     pub spawns: usize,
     /// How long each loop of another library is measured.
     pub peer_seconds: u32,
+    /// How long the API is asked each time.
+    pub api_seconds: u32,
     /// Where the state folders go: a real disk.
     pub folder: PathBuf,
     /// The parts that are measured.
@@ -62,6 +65,7 @@ impl Options {
             small: 10_000,
             spawns: 200,
             peer_seconds: 3,
+            api_seconds: 5,
             folder: machine::target_folder()?.join("bench"),
             parts: Vec::new(),
         };
@@ -72,7 +76,7 @@ impl Options {
                 "--quick" => {
                     (options.repetitions, options.refreshes) = (1, 4_000);
                     (options.large, options.small, options.spawns) = (50_000, 2_000, 20);
-                    options.peer_seconds = 1;
+                    (options.peer_seconds, options.api_seconds) = (1, 1);
                 }
                 "--dir" => options.folder = value()?.into(),
                 "--in-flight" => options.in_flight = value()?.parse()?,
@@ -90,7 +94,7 @@ impl Options {
 }
 
 const USAGE: &str = "tokenkeep-bench [--quick] [--dir FOLDER] [--in-flight N] [--repetitions N] \
-                     [--only refreshes|peers|reads|million|processes]...";
+                     [--only refreshes|peers|reads|million|processes|api]...";
 
 fn known_part(name: &str) -> Outcome<String> {
     if PARTS.contains(&name) { Ok(name.to_owned()) } else { Err(format!("unknown part `{name}`: {USAGE}").into()) }
@@ -116,6 +120,9 @@ pub fn run(options: &Options) -> Outcome<()> {
     }
     if options.wants("processes") {
         processes::measure(&runtime, options, &mut report)?;
+    }
+    if options.wants("api") {
+        api::measure(&runtime, options, &mut report)?;
     }
     report.print();
     Ok(())

@@ -2,9 +2,11 @@
 
 use super::agent::Agent;
 use super::folder::{self, Folder};
+use super::provider::CLIENT_SECRET;
 use super::report::{Report, Target, Times, Unit};
 use super::{Options, Outcome, machine, million};
 use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -103,6 +105,7 @@ pub struct Daemon {
     process: Child,
     /// From the start of the process until it said that it is ready.
     pub ready_after: Duration,
+    tcp: Option<SocketAddr>,
 }
 
 impl Daemon {
@@ -111,8 +114,17 @@ impl Daemon {
     /// # Errors
     /// It ends instead.
     pub fn start(folder: &Path) -> Outcome<Self> {
+        Self::start_with(folder, CONFIGURATION)
+    }
+
+    /// The same with this configuration, whose `secret` is the benchmark's provider's.
+    ///
+    /// # Errors
+    /// It ends instead.
+    pub fn start_with(folder: &Path, text: &str) -> Outcome<Self> {
         let configuration = folder.join("bench.toml");
-        std::fs::write(&configuration, CONFIGURATION)?;
+        std::fs::write(&configuration, text)?;
+        std::fs::write(folder.join("secret"), CLIENT_SECRET)?;
         let started = Instant::now();
         let mut process = Command::new(machine::tokenkeep_binary()?)
             .arg("--state-dir")
@@ -140,7 +152,13 @@ impl Daemon {
         let ready_after = started.elapsed();
         // Whoever does not read what it says would stop it.
         std::thread::spawn(move || lines.for_each(drop));
-        Ok(Self { process, ready_after })
+        let tcp = before.iter().find_map(|line| line.split_once("tcp=Some(")?.1.split_once(')')?.0.parse().ok());
+        Ok(Self { process, ready_after, tcp })
+    }
+
+    /// Where it listens on TCP.
+    pub fn tcp(&self) -> Option<SocketAddr> {
+        self.tcp
     }
 
     /// Its resident memory when it has had nothing to do for a while, in MiB.

@@ -4,12 +4,13 @@
 //! whatever the figures are.
 
 use std::process::ExitCode;
-use tokenkeep_tests::bench::{self, Options, provider};
+use tokenkeep_tests::bench::{self, Options, api, provider};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let ended = match arguments.split_first() {
         Some((first, rest)) if first == provider::SUBCOMMAND => provider::serve(rest),
+        Some((first, rest)) if first == api::SUBCOMMAND => api::serve(rest),
         _ => Options::parse(&arguments).and_then(|options| bench::run(&options)),
     };
     match ended {

@@ -37,7 +37,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, watch};
 use tokio::task::AbortHandle;
 
 /// The most readers of the stream at once.
-pub const READERS_MAX: usize = 64;
+pub const READERS_MAX: usize = 2_048;
 /// How many events a reader may fall behind the feed before it reads the store instead.
 pub const FEED_BEHIND_MAX: usize = 1024;
 /// How many stored events a reader that fell behind catches up with; one further behind is told to `resync`.

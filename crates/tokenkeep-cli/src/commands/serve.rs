@@ -4,7 +4,7 @@ use crate::cli::Common;
 use crate::config::files::{self, Given, Loaded};
 use crate::config::live::Live;
 use crate::config::{LISTEN_DEFAULT, ProviderSettings, Settings, parse_listen};
-use crate::daemon::{Daemon, Listen, Signals, block_on, harden};
+use crate::daemon::{Daemon, Listen, Signals, block_on, harden, raise_limits};
 use crate::error::{CliError, Exit};
 use crate::logging::{self, Format};
 use crate::output::say;
@@ -43,6 +43,7 @@ pub struct ServeArgs {
 pub fn run(common: &Common, args: &ServeArgs) -> Result<Exit, CliError> {
     logging::start("info", args.log_format)?;
     harden();
+    raise_limits();
     let state_dir = common.state_dir()?;
     state_dir::socket(&state_dir)?;
     let given = Given { config: args.config.clone(), listen: args.listen, state_dir: Some(state_dir) };

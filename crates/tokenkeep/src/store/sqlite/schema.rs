@@ -202,6 +202,8 @@ const VERSION_5: &str = "
     CREATE TABLE api_key (id TEXT PRIMARY KEY, hash BLOB NOT NULL, record TEXT NOT NULL) STRICT, WITHOUT ROWID;
     -- Each tag is made over the record and the tag before it.
     CREATE TABLE audit (id INTEGER PRIMARY KEY, record TEXT NOT NULL, tag BLOB NOT NULL) STRICT;
+    -- Listings of one provider, in the order of names.
+    CREATE INDEX connection_of_provider ON connection (namespace, provider, name);
 ";
 
 /// The newest schema version that this Tokenkeep knows.

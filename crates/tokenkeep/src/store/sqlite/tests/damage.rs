@@ -26,7 +26,7 @@ fn refused(place: &Place, says: &str) {
 
 /// Takes away what later versions brought.
 const TO_VERSION_1: &str =
-    "DROP TABLE api_key; DROP TABLE audit; DROP TABLE warning; DROP TABLE account; DROP TABLE provider_note;
+    "DROP INDEX connection_of_provider; DROP TABLE api_key; DROP TABLE audit; DROP TABLE warning; DROP TABLE account; DROP TABLE provider_note;
     DELETE FROM meta WHERE key = 'fingerprint_key'; PRAGMA user_version = 1";
 
 /// A database as the first version wrote it: it did not store the key of its fingerprints.
@@ -55,7 +55,7 @@ async fn what_version_3_wrote_is_told_of_and_known_by_its_account() {
     grant.times.consent_end = Some(Deadline { at: at(DAY_MS), told_until: at(-1) });
     store.grant(at(0), vec![grant, new_grant("b")]).await.unwrap();
     store.close().await.unwrap();
-    place.sql("DROP TABLE api_key; DROP TABLE audit; DROP TABLE warning; DROP TABLE account; PRAGMA user_version = 3");
+    place.sql("DROP INDEX connection_of_provider; DROP TABLE api_key; DROP TABLE audit; DROP TABLE warning; DROP TABLE account; PRAGMA user_version = 3");
     let store = place.open().unwrap();
     assert_eq!(store.of_account("p", "anna").await.unwrap(), [key("a")]);
     let warned = store.warn_due(at(0)).await.unwrap();
