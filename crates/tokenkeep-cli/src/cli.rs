@@ -323,7 +323,7 @@ mod tests {
             "doctor --network",
             "completions tcsh",
             "man token --output d",
-            "serve --listen 0.0.0.0:7878",
+            "demo --listen 0.0.0.0:7878",
             "serve --log-format xml",
             "ready jira",
             "mock-provider --rotation sometimes",

@@ -8,6 +8,7 @@ use crate::error::CliError;
 use crate::notify;
 use crate::server::{self, OwnerSocket};
 use crate::state_dir;
+use crate::tls::Tls;
 use std::fs;
 use std::future::Future;
 use std::io;
@@ -21,6 +22,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use url::Url;
 
 /// How long an engine that cannot go on may take to close.
@@ -42,6 +44,8 @@ pub struct Daemon {
     tcp: Option<SocketAddr>,
     stop: watch::Sender<bool>,
     servers: JoinSet<()>,
+    /// What goes on beside, and ends with the daemon.
+    followers: JoinSet<()>,
 }
 
 /// Why a daemon ended.
@@ -54,24 +58,31 @@ pub enum End {
 }
 
 impl Daemon {
-    /// Opens the engine, which takes the state folder's lock, then listens. `live` is what its API tells of the
-    /// configuration; `public_url` is where browsers find it, if not at its own address.
+    /// Opens the engine, which takes the state folder's lock, then listens, on TCP with this certificate if there is one.
+    /// `live` is what its API tells of the configuration; `public_url` is where browsers find it, if not at its own address.
     ///
     /// # Errors
     /// The engine does not open, or an address cannot be listened on.
     pub async fn start(
         config: Config,
         listen: Listen,
+        tls: Option<Tls>,
         live: Arc<Live>,
         public_url: Option<Url>,
     ) -> Result<Self, CliError> {
+        let secured = tls.as_ref().map(Tls::acceptor).transpose()?;
         let socket = state_dir::socket(&config.state_dir)?;
         let keep = TokenKeep::open(config).await?;
         match listeners(&socket, listen).await {
             Ok((unix, tcp)) => {
                 let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
-                let sign_ins = SignIns::at(public_url.or_else(|| address.and_then(address_of)));
-                Ok(Self::serve(keep, live, sign_ins, socket, unix, tcp))
+                let scheme = if secured.is_some() { "https" } else { "http" };
+                let sign_ins = SignIns::at(public_url.or_else(|| address.and_then(|tcp| address_of(scheme, tcp))));
+                let mut daemon = Self::serve(keep, live, sign_ins, socket, unix, tcp, secured);
+                if let Some(tls) = tls {
+                    daemon.followers.spawn(tls.follow());
+                }
+                Ok(daemon)
             }
             Err(error) => {
                 keep.shutdown().await;
@@ -87,16 +98,21 @@ impl Daemon {
         socket: PathBuf,
         unix: UnixListener,
         tcp: Option<TcpListener>,
+        secured: Option<TlsAcceptor>,
     ) -> Self {
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
         let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
         let api = Api::new(keep.clone(), Streams::new(stopped.clone()), live, sign_ins);
         if let Some(tcp) = tcp {
-            servers.spawn(server::serve(tcp, api::guarded(api.clone()), stopped.clone()));
+            let (app, stopped) = (api::guarded(api.clone()), stopped.clone());
+            match secured {
+                Some(acceptor) => servers.spawn(server::serve_tls(tcp, acceptor, app, stopped)),
+                None => servers.spawn(server::serve(tcp, app, stopped)),
+            };
         }
         servers.spawn(server::serve(OwnerSocket::new(unix), api::whole(api), stopped));
-        Self { keep, socket, tcp: address, stop, servers }
+        Self { keep, socket, tcp: address, stop, servers, followers: JoinSet::new() }
     }
 
     /// The engine.
@@ -162,9 +178,9 @@ impl Daemon {
 }
 
 /// Where browsers of this machine find the daemon.
-fn address_of(tcp: SocketAddr) -> Option<Url> {
+fn address_of(scheme: &str, tcp: SocketAddr) -> Option<Url> {
     let host = if tcp.ip().is_loopback() { "localhost".to_owned() } else { tcp.ip().to_string() };
-    Url::parse(&format!("http://{host}:{}/", tcp.port())).ok()
+    Url::parse(&format!("{scheme}://{host}:{}/", tcp.port())).ok()
 }
 
 async fn listeners(socket: &Path, listen: Listen) -> Result<(UnixListener, Option<TcpListener>), CliError> {

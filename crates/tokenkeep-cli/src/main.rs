@@ -19,6 +19,7 @@ mod server;
 mod span;
 mod state_dir;
 mod suggest;
+mod tls;
 
 use clap::Parser as _;
 use std::process::ExitCode;

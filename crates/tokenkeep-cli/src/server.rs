@@ -15,6 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 /// The most connections of one listener; more wait in the system's queue.
@@ -96,10 +97,29 @@ fn may_ask(peer: u32, owner: u32) -> bool {
 
 /// Serves `app` until `stop` turns true, then waits for answers in flight, at most [`DRAIN_MAX`].
 pub async fn serve(listener: impl Accept, app: Router, stop: watch::Receiver<bool>) {
-    serve_within(WRITE_TIMEOUT, listener, app, stop).await;
+    serve_within(WRITE_TIMEOUT, listener, |stream| std::future::ready(Ok(stream)), app, stop).await;
 }
 
-async fn serve_within(write_timeout: Duration, listener: impl Accept, app: Router, mut stop: watch::Receiver<bool>) {
+/// The same inside TLS. A client has as long for the handshake as for a request's head.
+pub async fn serve_tls(listener: TcpListener, acceptor: TlsAcceptor, app: Router, stop: watch::Receiver<bool>) {
+    let shake_hands = move |stream| {
+        let handshake = acceptor.accept(stream);
+        async { tokio::time::timeout(HEAD_TIMEOUT, handshake).await.map_err(|_| io::ErrorKind::TimedOut)? }
+    };
+    serve_within(WRITE_TIMEOUT, listener, shake_hands, app, stop).await;
+}
+
+async fn serve_within<L, S, F>(
+    write_timeout: Duration,
+    listener: L,
+    establish: impl Fn(L::Stream) -> F,
+    app: Router,
+    mut stop: watch::Receiver<bool>,
+) where
+    L: Accept,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    F: Future<Output = io::Result<S>> + Send + 'static,
+{
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     while let Some((stream, peer, slot)) = next(&listener, &slots, &mut stop).await {
@@ -108,15 +128,18 @@ async fn serve_within(write_timeout: Duration, listener: impl Accept, app: Route
             request
         };
         let service = TowerToHyperService::new(app.clone().map_request(with_peer));
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(write_timeout));
-        let connection = http().serve_connection(TokioIo::new(Box::pin(stream)), service);
-        let connection = graceful.watch(connection);
+        let (established, watcher) = (establish(stream), graceful.watcher());
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
+            let _slot = slot;
+            let mut stream = match established.await {
+                Ok(stream) => TimeoutStream::new(stream),
+                Err(error) => return tracing::debug!(%error, "a connection was not established"),
+            };
+            stream.set_write_timeout(Some(write_timeout));
+            let connection = http().serve_connection(TokioIo::new(Box::pin(stream)), service);
+            if let Err(error) = watcher.watch(connection).await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop(slot);
         });
     }
     drop(listener);
@@ -209,7 +232,13 @@ mod tests {
         };
         let (_stop, stopped) = watch::channel(false);
         let app = Router::new().route("/", get(endless));
-        let server = tokio::spawn(serve_within(Duration::from_millis(100), listener, app, stopped));
+        let server = tokio::spawn(serve_within(
+            Duration::from_millis(100),
+            listener,
+            |stream| std::future::ready(Ok(stream)),
+            app,
+            stopped,
+        ));
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
         // Nothing is read, until the server has closed its side: then writing fails.

@@ -79,7 +79,7 @@ fn a_wrong_command_line_is_exit_code_2() {
     for arguments in [
         &["tokn"][..],
         &["token", "a/b"],
-        &["serve", "--listen", "0.0.0.0:1"],
+        &["demo", "--listen", "0.0.0.0:1"],
         &["remove", "jira"],
         &["token", "jira", "--url", "http://localhost"],
     ] {

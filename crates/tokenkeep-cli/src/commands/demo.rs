@@ -74,7 +74,7 @@ async fn demo(args: &DemoArgs) -> Result<(), CliError> {
     let folder = scratch()?;
     let mocks = start(args.access_ttl).await?;
     let listen = args.listen.map_or(Listen::Default(LISTEN_DEFAULT), Listen::Chosen);
-    let daemon = Daemon::start(config(folder.path(), &mocks)?, listen, Arc::default(), None).await?;
+    let daemon = Daemon::start(config(folder.path(), &mocks)?, listen, None, Arc::default(), None).await?;
     let imported = import(daemon.keep(), &mocks).await;
     let watched = match imported {
         Ok(()) => {

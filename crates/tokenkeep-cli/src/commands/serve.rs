@@ -3,12 +3,13 @@
 use crate::cli::Common;
 use crate::config::files::{self, Given, Loaded};
 use crate::config::live::Live;
-use crate::config::{LISTEN_DEFAULT, ProviderSettings, Settings, parse_listen};
+use crate::config::{LISTEN_DEFAULT, ProviderSettings, Settings, parse_address};
 use crate::daemon::{Daemon, Listen, Signals, block_on, harden, raise_limits};
 use crate::error::{CliError, Exit};
 use crate::logging::{self, Format};
 use crate::output::say;
 use crate::reload::{Hangups, Reloader};
+use crate::tls::Tls;
 use crate::{discovered, env, state_dir};
 use clap::Args;
 use std::net::SocketAddr;
@@ -28,8 +29,8 @@ pub struct ServeArgs {
     /// if it is there]
     #[arg(long, env = env::CONFIG, value_name = "F", hide_env_values = true)]
     pub config: Option<PathBuf>,
-    /// Where to serve health and counts over TCP [default: 127.0.0.1:7878]
-    #[arg(long, value_name = "A", value_parser = parse_listen)]
+    /// Where to serve the API over TCP [default: 127.0.0.1:7878]
+    #[arg(long, value_name = "A", value_parser = parse_address)]
     pub listen: Option<SocketAddr>,
     /// How the log is written, text or json [default: text, or what TOKENKEEP_LOG_FORMAT says]
     #[arg(long, value_name = "FORMAT")]
@@ -62,7 +63,9 @@ async fn serve(given: Given, loaded: Loaded, state_dir: PathBuf) -> Result<(), C
     let live = Arc::new(Live::default());
     let shown = settings.shown.clone();
     let public_url = settings.public_url.clone();
-    let daemon = Daemon::start(settings.into_config(&state_dir), listen, Arc::clone(&live), public_url).await?;
+    let tls = settings.tls.clone().map(Tls::load).transpose()?;
+    let config = settings.into_config(&state_dir);
+    let daemon = Daemon::start(config, listen, tls, Arc::clone(&live), public_url).await?;
     // Nothing was in use before, so nothing waits for a restart.
     let _ = live.take(path, shown, daemon.keep().now());
     let reloader = Reloader { given, state_dir, keep: daemon.keep().clone(), live, lacking };

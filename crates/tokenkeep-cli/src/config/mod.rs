@@ -14,6 +14,7 @@ pub use document::{ConfigErrors, Sources, check_endpoint};
 pub use shown::{Setting, Source};
 
 use crate::env;
+use crate::tls::TlsFiles;
 use document::{ConfigError, Document, Section, Value};
 use secrets::Secrets;
 use std::collections::BTreeMap;
@@ -35,7 +36,8 @@ const LIMIT_MAX: u32 = 10_000;
 const IN_FLIGHT_LIMIT: u32 = 4_096;
 
 /// What only a restart changes; everything else a reload does.
-pub const RESTART_SETTINGS: &[&str] = &["server.listen", "store.url", "store.master_key", "refresh.in_flight_max"];
+pub const RESTART_SETTINGS: &[&str] =
+    &["server.listen", "server.tls_cert", "server.tls_key", "store.url", "store.master_key", "refresh.in_flight_max"];
 
 const SECTIONS: &[&str] = &["server", "store", "refresh", "providers", "connections"];
 const STORE_KEYS: &[&str] = &["url", "master_key"];
@@ -46,6 +48,8 @@ const MASTER_KEY_EXPECTED: &str = "{ file = \"PATH\" }, { env = \"NAME\" } or { 
 pub struct Settings {
     /// Where to listen on TCP, if the configuration says.
     pub listen: Option<SocketAddr>,
+    /// The certificate to listen with.
+    pub tls: Option<TlsFiles>,
     /// The address that browsers see, if the configuration says.
     pub public_url: Option<Url>,
     /// Where the master key comes from.
@@ -98,10 +102,11 @@ pub fn parse(text: &str, path: &Path, sources: Sources<'_>) -> Result<Settings, 
 
 fn read(root: &Section<'_>, secrets: &Secrets<'_>) -> Settings {
     root.only(SECTIONS);
-    let server = part(root, "server", &["listen", "public_url"]);
+    let server = part(root, "server", &["listen", "public_url", "tls_cert", "tls_key"]);
     let store = part(root, "store", STORE_KEYS);
     let refresh = part(root, "refresh", &["check_interval", "refresh_threshold", "max_retries", "in_flight_max"]);
-    let listen = listen(&server);
+    let tls = tls(&server);
+    let listen = listen(&server, tls.is_some());
     let public_url = server.read("public_url", Value::endpoint);
     store.read_or("url", ((), STORE_DEFAULT.to_owned()), check_store);
     let default = (KeySource::default(), KeySource::default().to_string());
@@ -115,6 +120,7 @@ fn read(root: &Section<'_>, secrets: &Secrets<'_>) -> Settings {
     let connections = each(root, "connections", connections::KEYS);
     Settings {
         listen,
+        tls,
         public_url,
         master_key,
         policy,
@@ -165,37 +171,70 @@ fn segments(variables: &[String], name: &str, keys: &[&str]) -> BTreeMap<String,
     variables.iter().filter_map(of).collect()
 }
 
-fn listen(server: &Section<'_>) -> Option<SocketAddr> {
-    let default = (None, LISTEN_DEFAULT.to_string());
+fn tls(server: &Section<'_>) -> Option<TlsFiles> {
+    let expected = "the path of a PEM file";
+    let path = |key| server.read(key, |value| Ok(server.document().folder().join(value.text(expected)?)));
+    match (path("tls_cert"), path("tls_key")) {
+        (Some(cert), Some(key)) => Some(TlsFiles { cert, key }),
+        (None, None) => None,
+        _ => {
+            let found = "only one of tls_cert and tls_key is given".to_owned();
+            server.document().keep::<()>(Err(server.error(found, "both, or neither")));
+            None
+        }
+    }
+}
+
+fn listen(server: &Section<'_>, with_tls: bool) -> Option<SocketAddr> {
+    let read = |value: &Value<'_>| {
+        let address = value.parsed(LISTEN_EXPECTED, parse_address)?;
+        check_address(address, with_tls).map_err(|found| value.error(found, LISTEN_EXPECTED))?;
+        Ok(Some(address))
+    };
     let Some(flag) = server.document().sources().listen else {
-        return server.read_or("listen", default, |value| value.parsed(LISTEN_EXPECTED, parse_listen).map(Some));
+        return server.read_or("listen", (None, LISTEN_DEFAULT.to_string()), read);
     };
     // What stands below the flag must be right all the same: without the flag it would count.
     if let Some(value) = server.value("listen") {
-        server.document().keep(value.parsed(LISTEN_EXPECTED, parse_listen));
+        server.document().keep(read(&value));
     }
+    let checked = check_address(flag, with_tls).map_err(|found| server.error(found, LISTEN_EXPECTED));
+    server.document().keep(checked);
     let source = Source::Flag { name: "--listen".to_owned() };
     server.document().note("server", "listen", flag.to_string(), source);
     Some(flag)
 }
 
+/// Beyond this machine nothing travels in the clear.
+fn check_address(address: SocketAddr, with_tls: bool) -> Result<(), String> {
+    if with_tls || address.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(format!("{address} is not of this machine alone, and there is no tls_cert"))
+}
+
 /// What an address to listen on looks like.
 pub const LISTEN_EXPECTED: &str =
-    "a loopback address such as 127.0.0.1:7878 or [::1]:7878 (other addresses need TLS, which comes later)";
+    "a loopback address such as 127.0.0.1:7878 or [::1]:7878, or another one together with tls_cert and tls_key";
 
-/// Reads an address to listen on; only loopback ones are taken.
+/// Reads an address to listen on. Whether it may be listened on, the rest of the configuration decides.
+///
+/// # Errors
+/// A sentence that says what was expected.
+pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    let address = numeric.as_deref().unwrap_or(text).parse();
+    address.map_err(|_| format!("`{}` cannot be listened on: expected {LISTEN_EXPECTED}", printable(text, 60)))
+}
+
+/// Reads a loopback address to listen on.
 ///
 /// # Errors
 /// A sentence that says what was expected.
 pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
-    let numeric = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-    numeric
-        .as_deref()
-        .unwrap_or(text)
-        .parse()
-        .ok()
-        .filter(|address: &SocketAddr| address.ip().is_loopback())
-        .ok_or_else(|| format!("`{}` cannot be listened on: expected {LISTEN_EXPECTED}", printable(text, 60)))
+    let expected = "a loopback address such as 127.0.0.1:7878 or [::1]:7878";
+    let found = parse_address(text).ok().filter(|address| address.ip().is_loopback());
+    found.ok_or_else(|| format!("`{}` cannot be listened on: expected {expected}", printable(text, 60)))
 }
 
 /// The one store that there is so far.

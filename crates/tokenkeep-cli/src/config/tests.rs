@@ -424,6 +424,18 @@ fn broken_toml_is_told_in_every_line() {
 }
 
 #[test]
+fn with_a_certificate_any_address_may_be_listened_on() {
+    let text = "[server]\nlisten = \"0.0.0.0:1\"\ntls_cert = \"c.pem\"\ntls_key = \"/k.pem\"";
+    let settings = parse(text, Path::new("etc/t.toml"), SOURCES).unwrap();
+    assert_eq!(settings.listen, Some("0.0.0.0:1".parse().unwrap()));
+    assert_eq!(settings.tls, Some(TlsFiles { cert: "etc/c.pem".into(), key: "/k.pem".into() }));
+    let flag = Sources { listen: Some("0.0.0.0:2".parse().unwrap()), ..SOURCES };
+    assert!(parse(text, Path::new("etc/t.toml"), flag).is_ok());
+    let without = parse("", Path::new("t"), flag).unwrap_err();
+    assert!(format!("{without:?}").contains("0.0.0.0:2 is not of this machine alone"), "{without:?}");
+}
+
+#[test]
 fn an_error_shows_the_place_the_line_and_the_remedy() {
     assert_eq!(
         report("[refresh]\n  refesh_threshold = \"600s\"\n"),
@@ -449,7 +461,10 @@ fn every_wrong_thing_is_refused_with_its_reason() {
         ("[sever]".to_owned(), "unknown key `sever`", "did you mean `server`?"),
         ("zzz = 1".to_owned(), "unknown key `zzz`", "server, store"),
         ("server = 1".to_owned(), "`server` is an integer", "[server]"),
-        ("[server]\nlisten = \"0.0.0.0:1\"".to_owned(), "`server.listen` is `0.0.0.0:1`", "loopback"),
+        ("[server]\nlisten = \"0.0.0.0:1\"".to_owned(), "0.0.0.0:1 is not of this machine alone", "tls_cert"),
+        ("[server]\nlisten = \"[::]:1\"".to_owned(), "[::]:1 is not of this machine alone", "tls_cert"),
+        ("[server]\nlisten = \"[::ffff:0.0.0.0]:1\"".to_owned(), "is not of this machine alone", "tls_cert"),
+        ("[server]\ntls_cert = \"c.pem\"".to_owned(), "only one of tls_cert and tls_key", "both"),
         ("[server]\nlisten = \"127.0.0.1\"".to_owned(), "`server.listen`", "127.0.0.1:7878"),
         ("[server]\nlisten = 7878".to_owned(), "`server.listen` is an integer", "loopback"),
         ("[server]\npublic_url = \"nonsense\"".to_owned(), "`server.public_url`", "URL"),
