@@ -31,6 +31,7 @@ const MIGRATIONS: &[Step] = &[
     Step { sql: "", then: keep_fingerprint_key },
     Step { sql: VERSION_3, then: nothing },
     Step { sql: VERSION_4, then: nothing },
+    Step { sql: VERSION_7, then: nothing },
 ];
 
 /// One step from a version to the next: what SQL can say, and what it cannot.
@@ -194,6 +195,25 @@ const VERSION_4: &str = "
     INSERT INTO account (id, provider, account)
         SELECT c.id, c.provider, t.record ->> '$.account' FROM connection c JOIN token_set t ON t.id = c.id
         WHERE json_valid(t.record) AND t.record ->> '$.account' IS NOT NULL;
+";
+
+const VERSION_7: &str = "
+    -- Counts by provider too, and what corrects them without a look at the rows.
+    DROP TABLE tally;
+    CREATE TABLE tally (
+        namespace INTEGER NOT NULL,
+        provider INTEGER NOT NULL,
+        grade INTEGER NOT NULL,
+        connections INTEGER NOT NULL,
+        PRIMARY KEY (namespace, provider, grade)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO tally (namespace, provider, grade, connections)
+        SELECT namespace, provider, grade, count(*) FROM schedule GROUP BY namespace, provider, grade;
+    DROP INDEX schedule_trouble;
+    CREATE INDEX schedule_trouble ON schedule (namespace, grade, deadline, provider) WHERE grade < 5;
+    DROP INDEX schedule_late;
+    CREATE INDEX schedule_late ON schedule (namespace, deadline, provider)
+        WHERE grade = 5 AND (claim_at IS NULL OR claim_at > deadline);
 ";
 
 /// The newest schema version that this Tokenkeep knows.
