@@ -1,5 +1,6 @@
 //! The engine with its API around it: what `serve` and `demo` run.
 
+use crate::api::metrics::Metrics;
 use crate::api::oauth::SignIns;
 use crate::api::stream::Streams;
 use crate::api::{self, Api};
@@ -91,7 +92,8 @@ impl Daemon {
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
         let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
-        let api = Api { keep: keep.clone(), streams: Streams::new(stopped.clone()), config: live, sign_ins };
+        let (streams, metrics) = (Streams::new(stopped.clone()), Metrics::of(&keep));
+        let api = Api { keep: keep.clone(), streams, config: live, sign_ins, metrics };
         if let Some(tcp) = tcp {
             servers.spawn(server::serve(tcp, api::public(api.clone()), stopped.clone()));
         }

@@ -64,6 +64,11 @@ impl Metrics {
         self.count(provider, code.as_str());
     }
 
+    /// Attempts at this provider are counted from now on: from zero, so that the first one shows.
+    pub(crate) fn know(&self, provider: &str) {
+        self.refreshes.get_or_create(&OfProvider { provider: provider.to_owned(), outcome: REFRESHED });
+    }
+
     fn count(&self, provider: &str, outcome: &'static str) {
         self.refreshes.get_or_create(&OfProvider { provider: provider.to_owned(), outcome }).inc();
     }

@@ -13,6 +13,7 @@ pub mod guard;
 pub mod health;
 pub mod import;
 pub mod json;
+pub mod metrics;
 pub mod ndjson;
 pub mod oauth;
 pub mod params;
@@ -44,6 +45,8 @@ pub struct Api {
     pub config: Arc<Live>,
     /// Where browsers come that sign in.
     pub sign_ins: SignIns,
+    /// What Prometheus scrapes.
+    pub metrics: metrics::Metrics,
 }
 
 impl Api {
@@ -85,6 +88,7 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/admin/master-key/rotate", post(admin::rotate))
         .route("/v1/admin/backup", post(admin::backup))
         .route("/v1/config", get(config::get))
+        .route("/metrics", get(metrics::get))
         .route("/v1/events", get(events::list))
         .route("/v1/events/stream", get(stream::get));
     with_fallbacks(router).with_state(api)
