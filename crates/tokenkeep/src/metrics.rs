@@ -66,7 +66,7 @@ impl Metrics {
 
     /// Attempts at this provider are counted from now on: from zero, so that the first one shows.
     pub(crate) fn know(&self, provider: &str) {
-        self.refreshes.get_or_create(&OfProvider { provider: provider.to_owned(), outcome: REFRESHED });
+        drop(self.refreshes.get_or_create(&OfProvider { provider: provider.to_owned(), outcome: REFRESHED }));
     }
 
     fn count(&self, provider: &str, outcome: &'static str) {

@@ -314,6 +314,12 @@ impl Gauges<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::oauth::SignIns;
+    use crate::api::stream::Streams;
+    use tokenkeep::{Config, Import, Provider};
+    use tokenkeep_core::oauth::request::Client;
+    use tokenkeep_core::provider::Rules;
+    use tokenkeep_core::{ConnectionKey, Secret};
 
     #[test]
     fn further_providers_are_counted_together() {
@@ -328,5 +334,63 @@ mod tests {
         let two = bounded(all.clone(), 2);
         assert_eq!(two.keys().collect::<Vec<_>>(), [FURTHER, "a", "b"]);
         assert_eq!((&two["a"], &two[FURTHER]), (&all["a"], &summary(12, 20)));
+    }
+
+    /// An engine with one connection that needs nothing for an hour.
+    async fn api() -> (Api, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let client = Client { id: "id".to_owned(), secret: None };
+        let provider = Provider::new("p", "http://127.0.0.1:1/token".parse().unwrap(), client, Rules::default());
+        let keep = TokenKeep::open(Config { providers: vec![provider], ..Config::new(folder.path()) }).await.unwrap();
+        let token = r#"{"access_token":"a","refresh_token":"r","expires_in":86400,"expires_at":9999999999}"#;
+        let key = ConnectionKey::in_default("a").unwrap();
+        keep.import(Import { key, provider: "p".to_owned(), token: Secret::new(token), labels: None }).await.unwrap();
+        let (_, stopped) = watch::channel(false);
+        let api = Api {
+            metrics: Metrics::of(&keep),
+            streams: Streams::new(stopped),
+            config: Arc::default(),
+            sign_ins: SignIns::default(),
+            keep,
+        };
+        (api, folder)
+    }
+
+    async fn scraped(api: &Api) -> String {
+        let body = get(State(api.clone())).await.into_body();
+        String::from_utf8(axum::body::to_bytes(body, usize::MAX).await.unwrap().to_vec()).unwrap()
+    }
+
+    const FRESH: &str = r#"tokenkeep_connections{provider="p",status="fresh"} 1"#;
+
+    #[tokio::test]
+    async fn a_scrape_waits_for_counts_no_longer_than_it_says() {
+        let (api, _folder) = api().await;
+        tokio::time::pause();
+        let somebody = api.metrics.counts.begin().unwrap();
+        let started = Instant::now();
+        let text = scraped(&api).await;
+        let (waited, timer_ms) = (started.elapsed(), Duration::from_millis(2));
+        assert!((WAIT_MAX..=WAIT_MAX + timer_ms).contains(&waited), "{waited:?}");
+        assert!(text.contains("tokenkeep_ready 1") && !text.contains("tokenkeep_connections"), "{text}");
+        drop(somebody);
+        api.keep.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn counts_are_kept_for_a_moment_and_counted_by_one() {
+        let (api, _folder) = api().await;
+        assert!(scraped(&api).await.contains(FRESH));
+        assert!(api.metrics.counts.begin().is_none(), "they are new");
+        api.keep.pause(&ConnectionKey::in_default("a").unwrap()).await.unwrap();
+        assert!(scraped(&api).await.contains(FRESH), "as they were a moment ago");
+        tokio::time::pause();
+        tokio::time::advance(COUNTED_FOR).await;
+        tokio::time::resume();
+        let (one, other) = tokio::join!(scraped(&api), scraped(&api));
+        for text in [one, other] {
+            assert!(text.contains(r#"tokenkeep_connections{provider="p",status="paused"} 1"#), "{text}");
+        }
+        api.keep.shutdown().await;
     }
 }
