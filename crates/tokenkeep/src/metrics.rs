@@ -207,7 +207,7 @@ mod tests {
             r#"tokenkeep_refresh_total{provider="jira",outcome="timeout"} 2"#,
             r#"tokenkeep_refresh_duration_seconds_bucket{le="0.25"} 0"#,
             r#"tokenkeep_refresh_duration_seconds_bucket{le="0.5"} 1"#,
-            r#"tokenkeep_refresh_lateness_seconds_bucket{le="3600.0"} 0"#,
+            r#"tokenkeep_refresh_lateness_seconds_bucket{le="3600"} 0"#,
             r#"tokenkeep_refresh_lateness_seconds_bucket{le="+Inf"} 1"#,
             r#"tokenkeep_token_requests_total{outcome="served"} 1"#,
             r#"tokenkeep_token_requests_total{outcome="not_found"} 0"#,

@@ -2,7 +2,8 @@
 //!
 //! Counters are read from memory. What must be counted in the store is counted at most once in [`COUNTED_FOR`], by one
 //! task however many scrape, from kept counts and indexes; a scrape waits for it no longer than [`WAIT_MAX`] and else
-//! serves the counts that there are, with their time.
+//! serves the counts that there are, with their time. Where a whole large fleet is in trouble a count takes a second:
+//! then it is kept for longer, so that counting never takes more than a [`COUNTING_SHARE`]th of the time.
 
 use super::Api;
 use crate::config::live::Live;
@@ -26,8 +27,10 @@ use tokenkeep_core::model::{Connection, Status};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// How long counts of the store are served before they are counted again.
+/// How long counts of the store are served at least before they are counted again.
 pub const COUNTED_FOR: Duration = Duration::from_secs(2);
+/// Counts are kept for so many times as long as counting them took.
+pub const COUNTING_SHARE: u32 = 20;
 /// How long a scrape waits for counts.
 pub const WAIT_MAX: Duration = Duration::from_millis(250);
 /// The most connections that have series of their own, the first by namespace and name.
@@ -62,7 +65,8 @@ struct Counts {
 #[derive(Default)]
 struct Turn {
     is_taken: bool,
-    ended_at: Option<Instant>,
+    /// Until then the counts count as new.
+    new_until: Option<Instant>,
 }
 
 impl Counts {
@@ -74,21 +78,25 @@ impl Counts {
     /// The right to count, where nobody has it and the counts are no longer new.
     fn begin(self: &Arc<Self>) -> Option<Counting> {
         let mut turn = self.turn();
-        let is_new = turn.ended_at.is_some_and(|at| at.elapsed() < COUNTED_FOR);
+        let is_new = turn.new_until.is_some_and(|until| Instant::now() < until);
         if turn.is_taken || is_new {
             return None;
         }
         turn.is_taken = true;
-        Some(Counting(Arc::clone(self)))
+        Some(Counting { counts: Arc::clone(self), since: Instant::now() })
     }
 }
 
 /// The right to count; it ends however its task ends.
-struct Counting(Arc<Counts>);
+struct Counting {
+    counts: Arc<Counts>,
+    since: Instant,
+}
 
 impl Drop for Counting {
     fn drop(&mut self) {
-        *self.0.turn() = Turn { is_taken: false, ended_at: Some(Instant::now()) };
+        let kept_for = COUNTED_FOR.max(self.since.elapsed() * COUNTING_SHARE);
+        *self.counts.turn() = Turn { is_taken: false, new_until: Some(Instant::now() + kept_for) };
     }
 }
 
@@ -128,7 +136,7 @@ impl Metrics {
             let (keep, config) = (api.keep.clone(), Arc::clone(&api.config));
             tokio::spawn(async move {
                 match count(&keep, &config).await {
-                    Ok(fleet) => drop(turn.0.kept.send_replace(Some(Arc::new(fleet)))),
+                    Ok(fleet) => drop(turn.counts.kept.send_replace(Some(Arc::new(fleet)))),
                     Err(error) => tracing::debug!(%error, "the connections could not be counted"),
                 }
                 drop(turn);
@@ -373,7 +381,12 @@ mod tests {
         let (waited, timer_ms) = (started.elapsed(), Duration::from_millis(2));
         assert!((WAIT_MAX..=WAIT_MAX + timer_ms).contains(&waited), "{waited:?}");
         assert!(text.contains("tokenkeep_ready 1") && !text.contains("tokenkeep_connections"), "{text}");
+        tokio::time::advance(COUNTED_FOR).await;
         drop(somebody);
+        tokio::time::advance(COUNTED_FOR * 2).await;
+        assert!(api.metrics.counts.begin().is_none(), "what takes long is done seldom");
+        tokio::time::advance((COUNTED_FOR + WAIT_MAX) * COUNTING_SHARE).await;
+        assert!(api.metrics.counts.begin().is_some());
         api.keep.shutdown().await;
     }
 
