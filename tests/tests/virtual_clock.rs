@@ -90,10 +90,16 @@ fn lag_is_the_scheduler_s_and_not_a_provider_s() {
         };
         let well = worst(HOUR).await;
         assert!(well < Duration::from_secs(1), "{well:?} while all is well");
-        scene.machine.world.set_faults(Faults { unsent: 1.0, ..Faults::default() });
-        let down = worst(HOUR).await;
-        assert!(down < Duration::from_secs(5), "{down:?} while a provider is down");
-        assert_eq!(scene.get("c0").await.status(scene.keep.now()), Status::Expired);
+        for (what, faults) in [
+            ("is down", Faults { unsent: 1.0, ..Faults::default() }),
+            ("asks for patience", Faults { throttled: 1.0, ..Faults::default() }),
+            ("knows no such client", Faults { wrong_client: 1.0, ..Faults::default() }),
+        ] {
+            scene.machine.world.set_faults(faults);
+            let waited = worst(HOUR).await;
+            assert!(waited < Duration::from_secs(5), "{waited:?} while the provider {what}");
+        }
+        assert_ne!(scene.get("c0").await.status(scene.keep.now()), Status::Fresh);
         let gauges = scene.keep.gauges();
         assert!(gauges.journal_slots > 0 && gauges.journal_slots_in_use <= gauges.journal_slots);
         // Every worker waits for ever from here on.
