@@ -9,6 +9,7 @@ pub mod django;
 pub mod foreign;
 pub mod git_server;
 pub mod http;
+pub mod metrics;
 pub mod mock;
 pub mod mock_server;
 pub mod oidc;

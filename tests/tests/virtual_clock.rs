@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 use tokenkeep::engine::STUCK_AFTER;
+use tokenkeep::prometheus_client::encoding::prometheus_text::encode;
+use tokenkeep::prometheus_client::registry::Registry;
 use tokenkeep::{Imported, RefreshAsk, TokenAsk};
 use tokenkeep_core::model::{State, Status};
 use tokenkeep_core::{FailureCode, Timestamp};
@@ -68,6 +70,79 @@ fn only_a_scheduler_that_stands_still_is_stuck() {
         assert_eq!(scene.keep.stuck_for(), None);
         pass(STUCK_AFTER.as_secs()).await;
         assert!(scene.keep.stuck_for() >= Some(STUCK_AFTER), "{:?}", scene.keep.stuck_for());
+    });
+}
+
+#[test]
+fn lag_is_the_scheduler_s_and_not_a_provider_s() {
+    on_virtual_time(async {
+        let scene = Scene::new(7).await;
+        for n in 0..40 {
+            scene.sign_in(&format!("c{n}"), "strict", Some(600)).await;
+        }
+        let worst = async |seconds: u64| {
+            let mut worst = Duration::ZERO;
+            for _ in 0..seconds {
+                pass(1).await;
+                worst = worst.max(scene.keep.gauges().lag);
+            }
+            worst
+        };
+        let well = worst(HOUR).await;
+        assert!(well < Duration::from_secs(1), "{well:?} while all is well");
+        for (what, faults) in [
+            ("is down", Faults { unsent: 1.0, ..Faults::default() }),
+            ("asks for patience", Faults { throttled: 1.0, ..Faults::default() }),
+            ("knows no such client", Faults { wrong_client: 1.0, ..Faults::default() }),
+        ] {
+            scene.machine.world.set_faults(faults);
+            let waited = worst(HOUR).await;
+            assert!(waited < Duration::from_secs(5), "{waited:?} while the provider {what}");
+        }
+        assert_ne!(scene.get("c0").await.status(scene.keep.now()), Status::Fresh);
+        let gauges = scene.keep.gauges();
+        assert!(gauges.journal_slots > 0 && gauges.journal_slots_in_use <= gauges.journal_slots);
+        // Every worker waits for ever from here on.
+        scene.machine.world.kill();
+        pass(90).await;
+        let lag = scene.keep.gauges().lag;
+        assert!((Duration::from_secs(55)..=Duration::from_secs(95)).contains(&lag), "{lag:?}");
+    });
+}
+
+#[test]
+fn an_attempt_counts_once_by_its_outcome_and_its_lateness() {
+    on_virtual_time(async {
+        let scene = Scene::new(7).await;
+        scene.sign_in("c", "strict", Some(600)).await;
+        let mut registry = Registry::default();
+        scene.keep.register_metrics(&mut registry);
+        let sample = |series: &str| {
+            let mut text = String::new();
+            encode(&mut text, &registry).expect("a text can be written");
+            let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse::<f64>().ok());
+            value.unwrap_or_else(|| panic!("{series} is missing in:\n{text}"))
+        };
+        let provider = scene.get("c").await.provider;
+        let succeeded = format!(r#"refresh_total{{provider="{provider}",outcome="succeeded"}}"#);
+        assert_eq!(sample(&succeeded), 0.0);
+        pass(4 * HOUR).await;
+        let stats = scene.get("c").await.stats;
+        assert!(stats.succeeded > 10, "{stats:?}");
+        assert_eq!(sample(&succeeded), stats.succeeded as f64);
+        assert_eq!(sample("refresh_duration_seconds_count"), stats.attempted as f64);
+        assert_eq!(sample("refresh_lateness_seconds_count"), stats.attempted as f64, "nobody asked for one");
+        let late = sample("refresh_lateness_seconds_sum") / stats.attempted as f64;
+        assert!(late < 1.0, "{late} s late");
+        scene.machine.world.suspend(Duration::from_secs(1_800));
+        pass(60).await;
+        let after = sample("refresh_lateness_seconds_sum");
+        assert!(after > 1_000.0, "a machine that slept through half an hour was late: {after} s");
+        scene.machine.world.set_faults(Faults { unsent: 1.0, ..Faults::default() });
+        pass(HOUR).await;
+        let stats = scene.get("c").await.stats;
+        let failed = sample(&format!(r#"refresh_total{{provider="{provider}",outcome="connect_failed"}}"#));
+        assert_eq!((failed, sample(&succeeded)), (stats.failed as f64, stats.succeeded as f64));
     });
 }
 

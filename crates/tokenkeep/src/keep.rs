@@ -16,17 +16,20 @@ use crate::import::{Import, Imported};
 use crate::journal::Journal;
 use crate::journal::file::FileJournal;
 use crate::keys::KeyFiles;
+use crate::metrics::Gauges;
 use crate::rotation::{KeyState, Rotator};
 use crate::seal::random_bytes;
 use crate::store::lock::StateLock;
 use crate::store::sqlite::{ClockAnchor, SqliteStore};
 use crate::store::{
-    Event, EventKind, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, PAGE_MAX, Store, StoreError, Summary,
+    Event, EventKind, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, PAGE_MAX, ProviderSummary, Store,
+    StoreError, Summary,
 };
 use crate::token_file::{Held, KeptFile, Sinks, TOLD_IN_STEPS_OF_MIN, format, told_end};
 use crate::tokens::{Handed, Hot};
 use aws_lc_rs::digest;
 use futures_util::future::try_join_all;
+use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -410,9 +413,12 @@ impl TokenKeep {
         if let Some(hot) = self.inner.engine.tokens.get(key)
             && lives(&hot, now, ask.min_ttl)
         {
+            self.inner.engine.metrics.token_requests.served();
             return Ok(hot.hand_out(now, ask.min_ttl));
         }
-        self.cold_token(key, ask).await
+        let result = self.cold_token(key, ask).await;
+        self.inner.engine.metrics.token_requests.ended(&result);
+        result
     }
 
     async fn cold_token(&self, key: &ConnectionKey, ask: TokenAsk) -> Result<Handed, Error> {
@@ -741,6 +747,42 @@ impl TokenKeep {
     /// The store cannot be read.
     pub async fn summary(&self, namespace: Option<&str>) -> Result<Summary, Error> {
         Ok(self.store().summary(self.now(), namespace).await?)
+    }
+
+    /// Counts by provider. At most an index is looked through, never the connections.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn summary_by_provider(&self) -> Result<BTreeMap<String, ProviderSummary>, Error> {
+        Ok(self.store().summary_by_provider(self.now()).await?)
+    }
+
+    /// The names of the providers that are configured.
+    #[must_use]
+    pub fn provider_names(&self) -> Vec<String> {
+        self.inner.engine.provider_names()
+    }
+
+    /// Puts what this instance counts into a registry, whose prefix the names get.
+    ///
+    /// ```no_run
+    /// # fn example(keep: &tokenkeep::TokenKeep) -> Result<String, std::fmt::Error> {
+    /// use tokenkeep::prometheus_client::{encoding::prometheus_text, registry::Registry};
+    /// let mut registry = Registry::with_prefix("tokenkeep");
+    /// keep.register_metrics(&mut registry);
+    /// let mut text = String::new();
+    /// prometheus_text::encode(&mut text, &registry)?;
+    /// # Ok(text) }
+    /// ```
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.inner.engine.metrics.register(registry);
+        self.inner.engine.parts.journal.metrics().register(registry);
+    }
+
+    /// How it stands now: what no counter says. Asks nothing but memory.
+    #[must_use]
+    pub fn gauges(&self) -> Gauges {
+        self.inner.engine.gauges()
     }
 
     /// Refreshes now, or joins the attempt in flight, and waits up to [`REFRESH_WAIT`] for its end. With

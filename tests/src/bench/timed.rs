@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokenkeep::endpoint::{Channel, Endpoint, Reuse, SendFailure};
-use tokenkeep::journal::{Entry, Journal, JournalError, Slot};
+use tokenkeep::journal::{Entry, Journal, JournalError, Slot, Usage};
 use tokenkeep::store::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
-    Quota, Store, StoreError, Summary, Warned, Work,
+    ProviderSummary, Quota, Store, StoreError, Summary, Warned, Work,
 };
 use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Hold, Holder};
 use tokenkeep_core::oauth::RawAnswer;
@@ -140,6 +140,10 @@ impl Store for Timed<Arc<dyn Store>> {
         self.inner.summary(now, namespace).await
     }
 
+    async fn summary_by_provider(&self, now: Timestamp) -> Result<BTreeMap<String, ProviderSummary>, StoreError> {
+        self.inner.summary_by_provider(now).await
+    }
+
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError> {
         self.inner.grant(now, grants).await
     }
@@ -232,6 +236,10 @@ impl Journal for Timed<Arc<dyn Journal>> {
 
     fn highest_answer(&self) -> u64 {
         self.inner.highest_answer()
+    }
+
+    fn usage(&self) -> Usage {
+        self.inner.usage()
     }
 }
 

@@ -4,11 +4,11 @@ use super::world::World;
 use async_trait::async_trait;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokenkeep::journal::{Entry, Journal, JournalError, Slot};
+use tokenkeep::journal::{Entry, Journal, JournalError, Slot, Usage};
 use tokenkeep::store::memory::MemoryStore;
 use tokenkeep::store::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
-    Quota, Store, StoreError, Summary, Warned, Work,
+    ProviderSummary, Quota, Store, StoreError, Summary, Warned, Work,
 };
 use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Hold, Holder};
 use tokenkeep_core::oauth::RawAnswer;
@@ -131,6 +131,10 @@ impl Store for SimStore {
 
     async fn summary(&self, now: Timestamp, namespace: Option<&str>) -> Result<Summary, StoreError> {
         self.durable.summary(now, namespace).await
+    }
+
+    async fn summary_by_provider(&self, now: Timestamp) -> Result<BTreeMap<String, ProviderSummary>, StoreError> {
+        self.durable.summary_by_provider(now).await
     }
 
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError> {
@@ -283,5 +287,9 @@ impl Journal for SimJournal {
 
     fn highest_answer(&self) -> u64 {
         lock(&self.disk).highest_answer
+    }
+
+    fn usage(&self) -> Usage {
+        Usage { in_use: lock(&self.taken).len(), slots: self.places }
     }
 }

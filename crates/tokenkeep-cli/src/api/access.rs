@@ -32,10 +32,10 @@ pub enum Need {
     Known,
     /// This scope.
     Scope(Scope),
+    /// This scope, and rights that reach everything.
+    Everything(Scope),
     /// This scope; the handler leaves out what the caller's rights do not reach.
     Filtered(Scope),
-    /// The scope [`Scope::Admin`], and rights that reach everything.
-    Admin,
     /// The socket.
     Socket,
 }
@@ -57,14 +57,17 @@ const fn rule(method: &'static str, path: &'static str, need: Need) -> Rule {
 
 const STATUS: Need = Need::Scope(Scope::Status);
 const MANAGE: Need = Need::Scope(Scope::Manage);
+const ADMIN: Need = Need::Everything(Scope::Admin);
 
 /// Every route of the API. One that is not here is refused to everybody.
 pub const RULES: &[Rule] = &[
     rule("GET", "/livez", Need::Nothing),
     rule("GET", "/readyz", Need::Nothing),
     rule("GET", "/v1/openapi.json", Need::Known),
+    // It may name connections of every namespace.
+    rule("GET", "/metrics", Need::Everything(Scope::Status)),
     rule("GET", "/v1/summary", STATUS),
-    rule("GET", "/v1/config", Need::Admin),
+    rule("GET", "/v1/config", ADMIN),
     rule("GET", "/v1/connections", STATUS),
     rule("POST", "/v1/connections", MANAGE),
     rule("GET", "/v1/connections/{name}", STATUS),
@@ -75,14 +78,14 @@ pub const RULES: &[Rule] = &[
     rule("POST", "/v1/connections/{name}/resume", MANAGE),
     rule("POST", "/v1/connections/{name}/introspect", Need::Scope(Scope::Refresh)),
     rule("POST", "/v1/connections/{name}/export", Need::Socket),
-    rule("POST", "/v1/resume-sole-copy", Need::Admin),
+    rule("POST", "/v1/resume-sole-copy", ADMIN),
     rule("GET", "/v1/events", Need::Filtered(Scope::Status)),
     rule("GET", "/v1/events/stream", Need::Filtered(Scope::Status)),
     rule("POST", "/v1/connect", MANAGE),
     rule("POST", "/v1/connect/links", MANAGE),
     rule("POST", "/v1/connect/finish", MANAGE),
     rule("GET", "/v1/connect/{id}", MANAGE),
-    rule("GET", "/v1/admin/master-key", Need::Admin),
+    rule("GET", "/v1/admin/master-key", ADMIN),
     rule("POST", "/v1/admin/master-key/rotate", Need::Socket),
     rule("POST", "/v1/admin/backup", Need::Socket),
     // What they reach is covered by the caller's own rights.
@@ -90,8 +93,8 @@ pub const RULES: &[Rule] = &[
     rule("POST", "/v1/api-keys", Need::Scope(Scope::Admin)),
     rule("GET", "/v1/api-keys/{id}", Need::Scope(Scope::Admin)),
     rule("DELETE", "/v1/api-keys/{id}", Need::Scope(Scope::Admin)),
-    rule("GET", "/v1/audit", Need::Admin),
-    rule("POST", "/v1/audit/verify", Need::Admin),
+    rule("GET", "/v1/audit", ADMIN),
+    rule("POST", "/v1/audit/verify", ADMIN),
     rule("GET", "/v1/session", Need::Known),
     // Its own proof: an API key or a setup code.
     rule("POST", "/v1/session", Need::Nothing),
@@ -427,9 +430,10 @@ fn check(
             )
             .next("Run the command on the daemon's machine, as its user and without --url."));
         }
-        Need::Scope(scope) | Need::Filtered(scope) if !rights.has(scope) => return Err(lacks(scope)),
-        Need::Admin if !rights.has(Scope::Admin) => return Err(lacks(Scope::Admin)),
-        Need::Admin if !rights.reach_all() => {
+        Need::Scope(scope) | Need::Filtered(scope) | Need::Everything(scope) if !rights.has(scope) => {
+            return Err(lacks(scope));
+        }
+        Need::Everything(_) if !rights.reach_all() => {
             return Err(forbidden("this concerns every connection, and the key only some")
                 .next("Use a key that is limited to no namespaces and names."));
         }

@@ -14,6 +14,7 @@ pub mod health;
 pub mod import;
 pub mod json;
 pub mod keys;
+pub mod metrics;
 pub mod ndjson;
 pub mod oauth;
 pub mod openapi;
@@ -30,6 +31,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use failures::Failures;
 use json::Times;
+use metrics::Metrics;
 use oauth::SignIns;
 use problem::Problem;
 use session::Sessions;
@@ -55,13 +57,16 @@ pub struct Api {
     pub sessions: Sessions,
     /// The wrong keys of late.
     pub failures: Failures,
+    /// What Prometheus scrapes.
+    pub metrics: Metrics,
 }
 
 impl Api {
     /// With nobody signed in yet.
     #[must_use]
     pub fn new(keep: TokenKeep, streams: Streams, config: Arc<Live>, sign_ins: SignIns) -> Self {
-        Self { keep, streams, config, sign_ins, sessions: Sessions::default(), failures: Failures::default() }
+        let (sessions, failures, metrics) = (Sessions::default(), Failures::default(), Metrics::of(&keep));
+        Self { keep, streams, config, sign_ins, sessions, failures, metrics }
     }
 
     /// The times of this moment.
@@ -118,6 +123,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
         .routes(routes!(openapi::get))
+        .routes(routes!(metrics::get))
         .routes(routes!(summary::get))
         .routes(routes!(connections::list, import::post))
         .routes(routes!(connections::show, connections::remove))

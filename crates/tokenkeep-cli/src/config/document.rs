@@ -614,7 +614,10 @@ impl<'a> Value<'a> {
     /// # Errors
     /// It is neither.
     pub fn truth(&self) -> Result<bool, ConfigError> {
-        let found = if let Raw::Toml { value } = &self.raw { value.get_ref().as_bool() } else { None };
+        let found = match &self.raw {
+            Raw::Toml { value } => value.get_ref().as_bool(),
+            Raw::Env { text, .. } => text.parse().ok(),
+        };
         found.ok_or_else(|| self.wrong_type("true or false"))
     }
 

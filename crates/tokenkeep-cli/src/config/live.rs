@@ -44,6 +44,12 @@ impl Live {
         self.lock().refused.is_some()
     }
 
+    /// Whether this setting is in use as `true`.
+    #[must_use]
+    pub fn is_true(&self, name: &str) -> bool {
+        self.lock().settings.iter().any(|setting| setting.name == name && setting.value == "true")
+    }
+
     /// These settings are in use from now on. Answers the names of those that only a restart changes, and which
     /// therefore stay as they were.
     pub fn take(&self, path: Option<PathBuf>, mut settings: Vec<Setting>, now: Timestamp) -> Vec<String> {

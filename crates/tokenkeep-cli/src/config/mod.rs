@@ -39,7 +39,7 @@ const IN_FLIGHT_LIMIT: u32 = 4_096;
 pub const RESTART_SETTINGS: &[&str] =
     &["server.listen", "server.tls_cert", "server.tls_key", "store.url", "store.master_key", "refresh.in_flight_max"];
 
-const SECTIONS: &[&str] = &["server", "store", "refresh", "providers", "connections"];
+const SECTIONS: &[&str] = &["server", "store", "refresh", "metrics", "providers", "connections"];
 const STORE_KEYS: &[&str] = &["url", "master_key"];
 const MASTER_KEY_EXPECTED: &str = "{ file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }";
 
@@ -107,6 +107,9 @@ fn read(root: &Section<'_>, secrets: &Secrets<'_>) -> Settings {
     let refresh = part(root, "refresh", &["check_interval", "refresh_threshold", "max_retries", "in_flight_max"]);
     let tls = tls(&server);
     let listen = listen(&server, tls.is_some());
+    let metrics = part(root, "metrics", &["per_connection"]);
+    // Who shows metrics asks the settings in use.
+    metrics.read_or("per_connection", (false, "false".to_owned()), Value::truth);
     let public_url = server.read("public_url", Value::endpoint);
     store.read_or("url", ((), STORE_DEFAULT.to_owned()), check_store);
     let default = (KeySource::default(), KeySource::default().to_string());

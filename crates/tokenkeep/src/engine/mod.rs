@@ -13,6 +13,7 @@ use crate::config::Provider;
 use crate::endpoint::Endpoint;
 use crate::events::{Events, Milestone, Progress};
 use crate::journal::{Journal, JournalError};
+use crate::metrics::{Gauges, Metrics};
 use crate::store::{CLAIM_BATCH_MAX, ClaimOne, Event, EventKind, NewEvent, Quota, Store, StoreError, Work};
 use crate::tokens::{CACHED_TOKENS_MAX, Hot, Tokens};
 use admission::{Admission, LaneKey, Standing};
@@ -82,6 +83,7 @@ pub struct Engine {
     pub(crate) parts: Parts,
     pub(crate) tokens: Tokens,
     pub(crate) events: Events,
+    pub(crate) metrics: Metrics,
     setup: Mutex<Arc<Setup>>,
     boot: u64,
     process: u64,
@@ -95,6 +97,8 @@ pub struct Engine {
     wake: Notify,
     stop: watch::Sender<bool>,
     looked_at: AtomicI64,
+    /// When a worker is to look next; while one looks, since when.
+    look_at: AtomicI64,
     /// When somebody may next be to be warned.
     warn_at: AtomicI64,
     journal_broken: AtomicBool,
@@ -153,6 +157,7 @@ impl Engine {
             parts,
             tokens: Tokens::new(CACHED_TOKENS_MAX),
             events: Events::default(),
+            metrics: Metrics::default(),
             setup: Mutex::new(Arc::new(Setup::new(options.policy, options.providers))),
             boot: options.boot,
             process: options.process,
@@ -165,6 +170,7 @@ impl Engine {
             wake: Notify::new(),
             stop: watch::Sender::new(false),
             looked_at: AtomicI64::new(now.as_millis()),
+            look_at: AtomicI64::new(now.as_millis()),
             warn_at: AtomicI64::new(now.as_millis()),
             journal_broken: AtomicBool::new(false),
             trouble: Mutex::new(None),
@@ -292,6 +298,32 @@ impl Engine {
         Some(self.now().since(looked_at)).filter(|&still| still > STUCK_AFTER)
     }
 
+    /// How it stands now.
+    pub(crate) fn gauges(&self) -> Gauges {
+        let journal = self.parts.journal.usage();
+        Gauges {
+            lag: self.lag(),
+            in_flight: lock(&self.flights).len(),
+            journal_slots_in_use: journal.in_use,
+            journal_slots: journal.slots,
+        }
+    }
+
+    /// See [`Gauges::lag`]. What a closed lane keeps waiting is not late.
+    fn lag(&self) -> Duration {
+        let now = self.now();
+        let look_at = Timestamp::from_millis(self.look_at.load(Ordering::Relaxed));
+        let setup = self.setup();
+        let next_due = lock(&self.next_due);
+        let mut admission = lock(&self.admission);
+        let overdue =
+            setup.providers.iter().filter(|(_, provider)| self.may_claim(provider)).filter_map(|(name, provider)| {
+                let due_at = *next_due.get(name)?;
+                Some(now.since(due_at.max(admission.room(&admission::lane_key(provider), now).open_at)))
+            });
+        overdue.fold(now.since(look_at), Duration::max)
+    }
+
     pub(crate) fn store_failed(&self, error: &StoreError) {
         tracing::error!(%error, "store");
         *lock(&self.trouble) = Some(error.to_string());
@@ -313,6 +345,7 @@ impl Engine {
             self.serve_asks(holder, &mut attempts).await;
             self.warn().await;
             let pause = self.claim(holder, &mut attempts).await;
+            self.look_at.store((self.now() + pause).as_millis(), Ordering::Relaxed);
             tokio::select! {
                 biased;
                 _ = stop.changed() => {}
@@ -342,6 +375,7 @@ impl Engine {
     async fn claim(self: &Arc<Self>, holder: Holder, attempts: &mut JoinSet<()>) -> Duration {
         let now = self.now();
         self.looked_at.store(now.as_millis(), Ordering::Relaxed);
+        self.look_at.store(now.as_millis(), Ordering::Relaxed);
         let mut entered = self.enter_lanes(now);
         if entered.quotas.is_empty() {
             return self.pause(now);
@@ -351,6 +385,10 @@ impl Engine {
                 *lock(&self.trouble) = None;
                 for work in claimed.work {
                     entered.use_one(&work.connection.provider);
+                    // What is tried again after an outage is claimed before it is due.
+                    if let Some(due_at) = work.was_due_at.filter(|due_at| *due_at <= now) {
+                        self.metrics.claimed_late(now.since(due_at));
+                    }
                     // Only providers of this setup were asked for.
                     if let Some(provider) = entered.setup.providers.get(&work.connection.provider) {
                         self.launch(holder, work, Arc::clone(provider), attempts);
@@ -455,7 +493,10 @@ impl Engine {
         let lane = admission::lane_key(&provider);
         let landing = Landing { engine: Arc::clone(self), id, lane, flight: Arc::clone(&flight) };
         attempts.spawn(async move {
-            refresh::refresh(&landing.engine, &provider, work, &landing.flight).await;
+            let engine = &landing.engine;
+            let claimed_at = engine.now();
+            refresh::refresh(engine, &provider, work, &landing.flight).await;
+            engine.metrics.took(engine.now().since(claimed_at));
         });
         flight
     }

@@ -97,6 +97,7 @@ pub(super) async fn conclude(
     match classify(&rules, &observation) {
         Outcome::Refreshed(mut answer) => {
             answer.expires_in = stated_life(&answer, engine.wall(sent_at));
+            engine.metrics.refreshed(&provider.name);
             engine.admission_succeeded(provider);
             let step = engine.decide(provider, Timestamp::EPOCH, |context| {
                 lifecycle::refreshed(connection, sent_at, &answer, context)
@@ -106,10 +107,12 @@ pub(super) async fn conclude(
         }
         Outcome::Failed(setback) if engine.has_replaced(provider, &setback) => {
             tracing::info!(connection = %connection.key, code = %setback.failure.code, "the configuration has changed since: tried again");
+            engine.metrics.failed(&provider.name, FailureCode::Interrupted);
             let step = engine.decide(provider, Timestamp::EPOCH, |context| lifecycle::interrupted(connection, context));
             settle(engine, &work, step, None, sequence).await;
         }
         Outcome::Failed(setback) => {
+            engine.metrics.failed(&provider.name, setback.failure.code);
             let authorization = authorization(&rules, &provider.client);
             let secrets = secrets_of(provider, &work, authorization.as_ref());
             let setback = without_secrets(setback, &observation, &secrets);
@@ -128,6 +131,7 @@ async fn give_up_for_now(engine: &Engine, provider: &Provider, work: &Work, why:
     tracing::warn!(connection = %work.connection.key, why, "attempt not made");
     let observation = Observation::Unsent(Failure::new(FailureCode::Interrupted, why));
     let Outcome::Failed(setback) = classify(&provider.rules, &observation) else { return };
+    engine.metrics.failed(&provider.name, setback.failure.code);
     let now = engine.now();
     let step = engine.decide(provider, now, |context| lifecycle::failed(&work.connection, now, &setback, context));
     settle(engine, work, step, None, 0).await;

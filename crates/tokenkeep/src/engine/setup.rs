@@ -116,6 +116,7 @@ impl Engine {
     }
 
     async fn adopt_provider(&self, name: &str, provider: &Provider, hold: Option<Hold>) -> Result<(), StoreError> {
+        self.metrics.know(name);
         let (now, lane) = (self.now(), lane_key(provider));
         match (self.parts.store.note_provider(now, name, &provider.configuration()).await?, hold) {
             (Noted::Changed(events), _) => {

@@ -6,12 +6,14 @@ use super::layout::{
 };
 use super::places::{Held, Places, Written};
 use super::sync::SyncThread;
-use super::{Entry, Journal, JournalError, Slot};
+use super::{Entry, Journal, JournalError, Slot, Usage};
+use crate::metrics::JournalMetrics;
 use crate::seal::Sealer;
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
 use tokenkeep_core::Timestamp;
 use tokenkeep_core::model::AttemptRef;
 use tokenkeep_core::oauth::RawAnswer;
@@ -118,6 +120,7 @@ struct Shared {
     places: Mutex<Places>,
     damaged_slots: u32,
     failed: OnceLock<JournalError>,
+    metrics: JournalMetrics,
     /// The system tells a lost write to one sync only: never two at a time, so that all see what it told.
     one_sync: Mutex<()>,
 }
@@ -246,6 +249,7 @@ impl FileJournal {
             places,
             damaged_slots: scan.damaged_slots,
             failed,
+            metrics: JournalMetrics::default(),
             one_sync: Mutex::new(()),
         });
         let syncing = Arc::clone(&shared);
@@ -304,6 +308,14 @@ impl Journal for FileJournal {
     fn highest_answer(&self) -> u64 {
         self.shared.places().highest_answer()
     }
+
+    fn usage(&self) -> Usage {
+        Usage { in_use: self.shared.places().count_held(), slots: self.slots() as usize }
+    }
+
+    fn metrics(&self) -> JournalMetrics {
+        self.shared.metrics.clone()
+    }
 }
 
 impl Shared {
@@ -329,11 +341,13 @@ impl Shared {
 
     /// The first failure stays: what the system says afterwards proves nothing about what was lost.
     fn fail(&self, doing: &str, cause: &std::io::Error) -> JournalError {
+        self.metrics.failures.inc();
         self.failed.get_or_init(|| JournalError(format!("{doing} failed: {cause}"))).clone()
     }
 
     fn write(&self, bytes: &[u8], offset: u64) -> Result<(), JournalError> {
         self.check()?;
+        self.metrics.writes.inc();
         self.disk.write_at(bytes, offset).map_err(|cause| self.fail("a write", &cause))
     }
 
@@ -341,7 +355,10 @@ impl Shared {
     fn sync(&self) -> Result<(), JournalError> {
         let _alone = self.one_sync.lock().unwrap_or_else(PoisonError::into_inner);
         self.check()?;
-        self.disk.sync().map_err(|cause| self.fail("a sync", &cause))
+        let started = Instant::now();
+        let synced = self.disk.sync().map_err(|cause| self.fail("a sync", &cause));
+        self.metrics.syncs.observe(started.elapsed().as_secs_f64());
+        synced
     }
 
     fn sync_answers(&self, sequences: &[u64]) -> Result<(), JournalError> {

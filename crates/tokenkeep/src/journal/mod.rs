@@ -6,6 +6,7 @@ mod layout;
 mod places;
 mod sync;
 
+use crate::metrics::JournalMetrics;
 use async_trait::async_trait;
 use tokenkeep_core::Timestamp;
 use tokenkeep_core::model::AttemptRef;
@@ -36,6 +37,15 @@ pub struct Entry {
     pub sent_at: Timestamp,
     /// The answer, if it had come. `None`: the request was about to be sent, or had been.
     pub answer: Option<RawAnswer>,
+}
+
+/// How much of a journal is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Usage {
+    /// Places that attempts hold.
+    pub in_use: usize,
+    /// Places that attempts may hold at once.
+    pub slots: usize,
 }
 
 /// What every journal promises.
@@ -76,4 +86,12 @@ pub trait Journal: Send + Sync + 'static {
 
     /// The highest sequence number of an answer that was ever made durable here; 0 for none.
     fn highest_answer(&self) -> u64;
+
+    /// How much of it is taken.
+    fn usage(&self) -> Usage;
+
+    /// What it counts; nothing, unless it says otherwise.
+    fn metrics(&self) -> JournalMetrics {
+        JournalMetrics::default()
+    }
 }

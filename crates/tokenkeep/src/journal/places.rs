@@ -157,6 +157,11 @@ impl Places {
         self.held.values().filter_map(|held| Some((held.index, held.written?))).collect()
     }
 
+    /// How many places are held.
+    pub(super) fn count_held(&self) -> usize {
+        self.held.len()
+    }
+
     pub(super) const fn highest_answer(&self) -> u64 {
         self.highest_answer
     }

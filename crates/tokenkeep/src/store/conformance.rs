@@ -17,7 +17,8 @@ mod reading;
 pub use model::sequences;
 
 use super::{
-    ClaimOne, Claimed, Commit, Committed, EventKind, Flag, Granted, HoldChange, NewEvent, NewGrant, Quota, Store, Work,
+    ClaimOne, Claimed, Commit, Committed, EventKind, Flag, Granted, HoldChange, ListQuery, NewEvent, NewGrant,
+    PAGE_MAX, Quota, Store, Work,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -141,6 +142,24 @@ pub(crate) async fn claim_as_seen(
         Some(seen) => store.claim_one(now, holder, &seen).await,
         None => Ok(ClaimOne::Absent),
     }
+}
+
+/// Counts by provider are those of the listings of each, and together the summary's.
+async fn expect_shares_of_summary(store: &dyn Store, now: i64) {
+    let (summary, shares) =
+        (store.summary(at(now), None).await.unwrap(), store.summary_by_provider(at(now)).await.unwrap());
+    let mut total = BTreeMap::new();
+    for (provider, share) in &shares {
+        let query = ListQuery { provider: Some(provider.clone()), limit: PAGE_MAX, ..ListQuery::default() };
+        let mut listed = BTreeMap::new();
+        for connection in store.list(at(now), &query).await.unwrap() {
+            *listed.entry(connection.status(at(now))).or_insert(0_u64) += 1;
+        }
+        assert_eq!(share.by_status, listed, "{provider} at {now}");
+        share.by_status.iter().for_each(|(status, count)| *total.entry(*status).or_insert(0) += count);
+    }
+    assert_eq!(total, summary.by_status);
+    assert_eq!(shares.values().filter_map(|share| share.earliest_expiry).min(), summary.earliest_expiry);
 }
 
 async fn claim_one(store: &dyn Store, now: i64, name: &str) -> Work {

@@ -6,8 +6,8 @@
 use super::rules::{self, Brought};
 use super::{
     CLAIM_BATCH_MAX, ClaimOne, Claimed, Commit, Committed, EVENTS_MAX, Event, EventQuery, FINGERPRINTS_MAX, Flag,
-    Granted, ListQuery, NewEvent, NewGrant, Noted, PAGE_MAX, Quota, Store, StoreError, Summary, WARN_BATCH_MAX, Warned,
-    Work,
+    Granted, ListQuery, NewEvent, NewGrant, Noted, PAGE_MAX, ProviderSummary, Quota, Store, StoreError, Summary,
+    WARN_BATCH_MAX, Warned, Work,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -61,7 +61,11 @@ struct Row {
 
 impl Row {
     fn work(&self) -> Work {
-        Work { connection: self.connection.clone(), tokens: self.tokens.as_ref().map(duplicate) }
+        Work {
+            connection: self.connection.clone(),
+            tokens: self.tokens.as_ref().map(duplicate),
+            was_due_at: self.connection.due_at(),
+        }
     }
 
     fn refresh_token(&self) -> Option<&Secret> {
@@ -184,8 +188,9 @@ impl Contents {
 
     fn claim_row(&mut self, now: Timestamp, holder: Holder, id: ConnectionId) -> Option<Work> {
         let row = self.rows.get_mut(&id)?;
+        let was_due_at = row.connection.due_at();
         row.connection = rules::claimed(now, &row.connection, holder)?;
-        Some(row.work())
+        Some(Work { was_due_at, ..row.work() })
     }
 
     fn next_due(&self, provider: &str) -> Timestamp {
@@ -336,6 +341,17 @@ impl Store for MemoryStore {
             keep_earlier(&mut summary.earliest_expiry, connection.times.expires_at.filter(|end| *end > now));
         }
         Ok(summary)
+    }
+
+    async fn summary_by_provider(&self, now: Timestamp) -> Result<BTreeMap<String, ProviderSummary>, StoreError> {
+        let contents = self.contents();
+        let mut summaries: BTreeMap<String, ProviderSummary> = BTreeMap::new();
+        for connection in contents.rows.values().map(|row| contents.shown(&row.connection)) {
+            let summary = summaries.entry(connection.provider.clone()).or_default();
+            *summary.by_status.entry(connection.status(now)).or_default() += 1;
+            keep_earlier(&mut summary.earliest_expiry, connection.times.expires_at.filter(|end| *end > now));
+        }
+        Ok(summaries)
     }
 
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError> {

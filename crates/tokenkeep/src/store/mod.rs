@@ -79,6 +79,8 @@ pub struct Work {
     pub connection: Connection,
     /// The token set in hand. `None`: there never was one (a client-credentials connection before its first).
     pub tokens: Option<TokenSet>,
+    /// When it had been due, before it was claimed.
+    pub was_due_at: Option<Timestamp>,
 }
 
 /// What [`Store::claim_due`] found.
@@ -250,6 +252,15 @@ pub struct Summary {
     pub earliest_expiry: Option<Timestamp>,
 }
 
+/// Counts of one provider's connections.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ProviderSummary {
+    /// How many connections have each status.
+    pub by_status: BTreeMap<Status, u64>,
+    /// When the first access token ends that has not ended yet.
+    pub earliest_expiry: Option<Timestamp>,
+}
+
 /// One thing that happened, numbered and stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Event {
@@ -276,7 +287,7 @@ pub struct EventQuery {
 ///
 /// What a call answers with success is durable. Nothing here retries.
 ///
-/// While a provider is held ([`Store::hold_provider`]), `get`, `tokens`, `list`, `summary`, `grant` and `flag` show each
+/// While a provider is held ([`Store::hold_provider`]), `get`, `tokens`, `list`, the summaries, `grant` and `flag` show each
 /// of its connections as held too, and as due no earlier than the provider's probe; one that has a hold of its own keeps
 /// its cause, unless only the configuration can release the provider. No row of a connection says so: claims and commits
 /// see connections as they are.
@@ -321,6 +332,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Counts, by statuses judged at `now`.
     async fn summary(&self, now: Timestamp, namespace: Option<&str>) -> Result<Summary, StoreError>;
+
+    /// Counts for each provider that has connections, by statuses judged at `now`: together what
+    /// [`Store::summary`] says of the whole store.
+    async fn summary_by_provider(&self, now: Timestamp) -> Result<BTreeMap<String, ProviderSummary>, StoreError>;
 
     /// Takes token sets over, all in one transaction, in the order given; each writes
     /// `connection.connected`.

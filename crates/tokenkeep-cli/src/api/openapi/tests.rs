@@ -77,8 +77,7 @@ fn documented_need(operation: &Value) -> String {
 
 fn ruled_need(need: Need) -> String {
     match need {
-        Need::Scope(scope) | Need::Filtered(scope) => scope.as_str().to_owned(),
-        Need::Admin => "admin".to_owned(),
+        Need::Scope(scope) | Need::Filtered(scope) | Need::Everything(scope) => scope.as_str().to_owned(),
         other => format!("{other:?}"),
     }
 }

@@ -43,6 +43,7 @@ async fn a_claim_says_what_its_attempt_needs(store: &dyn Store) {
     let expected =
         Connection { attempt: AttemptNumber(1), state: State::Claimed { claim, waiting: Waiting::Schedule }, ..before };
     assert_eq!(work.connection, expected);
+    assert_eq!(work.was_due_at, Some(at(100)));
     assert_eq!(get(store, "jira").await, expected);
     assert_eq!(texts(&work.tokens.unwrap()), texts(&token_set("jira")));
 }

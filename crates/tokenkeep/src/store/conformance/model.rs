@@ -303,7 +303,7 @@ impl Model {
     async fn succeed(&mut self, store: &dyn Store, work: Index, token: u8, due_in: i64) {
         let now = self.now;
         let Some((connection, entry)) = self.work(work) else { return };
-        let work = Work { connection, tokens: None };
+        let work = Work { connection, tokens: None, was_due_at: None };
         let tokens = format!("{}{token}", work.connection.key.name());
         let mut commit = success(&work, now, now + due_in, &tokens);
         commit.next.times = times(now + due_in * 2);
@@ -342,7 +342,7 @@ impl Model {
             }
             Then::End => (State::NeedsReauth { cause: FailureCode::InvalidGrant, at: at(now) }, ModelState::Ended),
         };
-        let work = Work { connection, tokens: None };
+        let work = Work { connection, tokens: None, was_due_at: None };
         let stands = entry.as_ref().is_some_and(|entry| stands(entry, &work.connection));
         let answer = store.commit(failure(&work, now, state)).await.unwrap();
         match (entry, answer) {
@@ -443,6 +443,7 @@ impl Model {
         assert_eq!(summary.next_due_at, shown.iter().filter_map(|(_, entry)| entry.due()).min().map(at));
         let ends = self.entries.values().map(|entry| entry.end).filter(|end| *end > self.now);
         assert_eq!(summary.earliest_expiry, ends.min().map(at));
+        expect_shares_of_summary(store, self.now).await;
         for status in Status::ALL {
             let query = ListQuery { statuses: vec![status], limit: 99, ..ListQuery::default() };
             let found = store.list(at(self.now), &query).await.unwrap();

@@ -8,6 +8,7 @@ pub(super) async fn all(make: &impl Fn() -> Arc<dyn Store>) {
     listings_are_in_order_and_in_pages(&*make()).await;
     listings_are_filtered(&*make()).await;
     counts_and_listings_agree_with_every_status(&*make()).await;
+    counts_are_told_apart_by_provider(&*make()).await;
     an_empty_store_counts_nothing(&*make()).await;
     events_are_numbered_and_found(&*make()).await;
 }
@@ -113,6 +114,7 @@ async fn counts_and_listings_agree_with_every_status(store: &dyn Store) {
     let mixed = ListQuery { statuses: vec![Status::Fresh, Status::Held], ..page(99) };
     assert_eq!(listed(store, NOW, mixed).await, ["fresh", "held", "xheld", "team/far"]);
     assert_eq!((summary.next_due_at, summary.earliest_expiry), (Some(at(500)), Some(at(2_000))));
+    expect_shares_of_summary(store, NOW).await;
     let team = store.summary(at(NOW), Some("team")).await.unwrap();
     let expected = Summary {
         by_status: BTreeMap::from([(Status::Fresh, 1)]),
@@ -124,8 +126,36 @@ async fn counts_and_listings_agree_with_every_status(store: &dyn Store) {
     assert_eq!(store.summary(at(NOW), Some("team")).await.unwrap(), Summary::default());
 }
 
+async fn counts_are_told_apart_by_provider(store: &dyn Store) {
+    one_of_each(store).await;
+    let of = |provider: &str, grant| NewGrant { provider: provider.to_owned(), ..grant };
+    granted(store, 0, of("github", in_namespace("default", "g1", 100, 3_000))).await;
+    granted(store, 0, of("github", in_namespace("team", "g2", 100, 1_500))).await;
+    granted(store, 0, of("google", in_namespace("team", "late", 9_000, 4_000))).await;
+    for now in [0, NOW, 1_600, 3_500, 5_000] {
+        expect_shares_of_summary(store, now).await;
+    }
+    let shares = store.summary_by_provider(at(NOW)).await.unwrap();
+    assert_eq!(shares.len(), 3);
+    assert_eq!(shares["github"].by_status, BTreeMap::from([(Status::Fresh, 2)]));
+    assert_eq!(shares["github"].earliest_expiry, Some(at(1_500)));
+    assert_eq!(shares["google"].earliest_expiry, Some(at(4_000)));
+    assert_eq!(store.summary_by_provider(at(2_000)).await.unwrap()["github"].earliest_expiry, Some(at(3_000)));
+
+    store.hold_provider("github", Some(hold(Some(at(8_000))))).await.unwrap();
+    expect_shares_of_summary(store, 2_000).await;
+    let held = store.summary_by_provider(at(2_000)).await.unwrap();
+    assert_eq!(held["github"].by_status, BTreeMap::from([(Status::Held, 2)]), "ended ones too");
+    for name in ["g1", "g2"] {
+        let namespace = if name == "g1" { "default" } else { "team" };
+        store.remove(at(2_000), &ConnectionKey::new(namespace, name).unwrap()).await.unwrap();
+    }
+    assert!(!store.summary_by_provider(at(2_000)).await.unwrap().contains_key("github"));
+}
+
 async fn an_empty_store_counts_nothing(store: &dyn Store) {
     assert_eq!(store.summary(at(0), None).await.unwrap(), Summary::default());
+    assert!(store.summary_by_provider(at(0)).await.unwrap().is_empty());
     assert_eq!(store.summary(at(0), Some("absent")).await.unwrap(), Summary::default());
     assert!(store.list(at(0), &page(9)).await.unwrap().is_empty());
     assert!(store.events(&EventQuery { limit: 9, ..EventQuery::default() }).await.unwrap().is_empty());

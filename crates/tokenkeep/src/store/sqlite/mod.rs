@@ -19,6 +19,7 @@ mod providers;
 mod reader;
 mod rows;
 mod schema;
+mod shares;
 #[cfg(test)]
 mod tests;
 mod warnings;
@@ -29,7 +30,7 @@ pub use schema::known_version;
 
 use super::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
-    Quota, Store, StoreError, Summary, Warned, Work,
+    ProviderSummary, Quota, Store, StoreError, Summary, Warned, Work,
 };
 use super::{record, rules};
 use crate::seal::{CheckValue, Sealer};
@@ -373,10 +374,10 @@ impl SqliteStore {
     }
 
     fn open_work(&self, work: SealedWork) -> Result<Work, StoreError> {
-        let SealedWork { connection, sealed } = work;
+        let SealedWork { connection, sealed, was_due_at } = work;
         let tokens = sealed.map(|sealed| record::open(&self.shared.sealer, &connection, &sealed)).transpose();
         let tokens = tokens.map_err(|error| at_file(&self.path, error))?;
-        Ok(Work { connection, tokens })
+        Ok(Work { connection, tokens, was_due_at })
     }
 
     /// Opens claimed work; what does not open is unclaimed again, reported, and left out.
@@ -479,6 +480,10 @@ impl Store for SqliteStore {
     async fn summary(&self, now: Timestamp, namespace: Option<&str>) -> Result<Summary, StoreError> {
         let namespace = namespace.map(str::to_owned);
         self.read_much(move |database, base| reader::summary(database, base, now, namespace.as_deref())).await
+    }
+
+    async fn summary_by_provider(&self, now: Timestamp) -> Result<BTreeMap<String, ProviderSummary>, StoreError> {
+        self.read_much(move |database, base| shares::by_provider(database, base, now)).await
     }
 
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError> {

@@ -15,6 +15,9 @@ use tokenkeep_core::model::{AttemptNumber, Connection, ConnectionId, Holder, Sta
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::{ConnectionKey, Timestamp};
 
+/// The numbers of a namespace and of a provider, whose connections are counted together.
+type Tally = (i64, i64);
+
 /// What the writer knows of the database's contents without reading them again.
 #[derive(Clone)]
 pub struct Scratch {
@@ -24,8 +27,8 @@ pub struct Scratch {
     events: events::Numbers,
     namespaces: BTreeMap<String, i64>,
     providers: BTreeMap<String, i64>,
-    /// Changes of the counts by namespace and grade, not written yet.
-    tallies: BTreeMap<(i64, i64), i64>,
+    /// Changes of the counts by tally and grade, not written yet.
+    tallies: BTreeMap<(Tally, i64), i64>,
     /// Claims that this transaction opens and closes.
     claims: Vec<(i64, Option<OpenClaim>)>,
     changed: Changed,
@@ -232,7 +235,7 @@ impl<'a> Batch<'a> {
         let Some(connection) = rules::claimed(now, &stored.connection, holder) else { return Ok(None) };
         rows::insert_claim(self.database, self.base(), &connection).map_err(|cause| fault(&cause))?;
         self.note_claim(&connection);
-        Ok(Some(SealedWork { connection, sealed: stored.sealed }))
+        Ok(Some(SealedWork { connection, ..stored }))
     }
 
     /// Takes a connection that cannot be read out of the schedule, until somebody writes it anew.
@@ -375,7 +378,7 @@ impl<'a> Batch<'a> {
         self.note_warning(None, &connection)?;
         self.note_account(&connection)?;
         events::attach(self.database, &connection.key, connection.id.0).map_err(|cause| fault(&cause))?;
-        self.count(namespace, record::grade(&connection), 1);
+        self.count((namespace, provider), record::grade(&connection), 1);
         let event = self.write_event_of(&connection, rules::connected_event(now, &connection))?;
         Ok(Granted::Created(Box::new(connection), event))
     }
@@ -422,13 +425,15 @@ impl<'a> Batch<'a> {
     /// [`crate::store::Store::remove`]. It works on a damaged connection too: it is the way to get rid of one.
     pub fn remove(&mut self, now: Timestamp, key: &ConnectionKey) -> Result<Option<Event>, StoreError> {
         let Some(id) = rows::id_of(self.database, key)? else { return Ok(None) };
-        let grade: Option<(i64, i64)> = self
+        let counted: Option<(Tally, i64)> = self
             .database
-            .prepare_cached("SELECT namespace, grade FROM schedule WHERE id = ?1")
-            .and_then(|mut statement| statement.query_row([id], |row| Ok((row.get(0)?, row.get(1)?))).optional())
+            .prepare_cached("SELECT namespace, provider, grade FROM schedule WHERE id = ?1")
+            .and_then(|mut statement| {
+                statement.query_row([id], |row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?))).optional()
+            })
             .map_err(|cause| fault(&cause))?;
-        if let Some((namespace, grade)) = grade {
-            self.count(namespace, grade, -1);
+        if let Some((tally, grade)) = counted {
+            self.count(tally, grade, -1);
         }
         events::detach(self.database, key, id).map_err(|cause| fault(&cause))?;
         rows::delete(self.database, ConnectionId(id)).map_err(|cause| fault(&cause))?;
@@ -479,7 +484,7 @@ impl<'a> Batch<'a> {
     }
 
     fn reseal_one(&self, id: i64) -> Result<(), StoreError> {
-        let Some(SealedWork { connection, sealed }) = rows::load_sealed(self.database, self.base(), id)? else {
+        let Some(SealedWork { connection, sealed, .. }) = rows::load_sealed(self.database, self.base(), id)? else {
             return Err(record::damage(id, "it has a token set, but no name or no schedule"));
         };
         let Some(renewed) = self.under_the_current_key(&connection, sealed.as_ref())? else { return Ok(()) };
@@ -533,9 +538,9 @@ impl<'a> Batch<'a> {
         let row = record::schedule_row(self.base(), next);
         let before = record::grade(stored);
         if before != row.grade {
-            let namespace = self.namespace(stored.key.namespace())?;
-            self.count(namespace, before, -1);
-            self.count(namespace, row.grade, 1);
+            let tally = (self.namespace(stored.key.namespace())?, self.provider(&stored.provider)?);
+            self.count(tally, before, -1);
+            self.count(tally, row.grade, 1);
         }
         rows::update_schedule(self.database, &row).map_err(|cause| fault(&cause))?;
         if matches!(stored.state, State::Claimed { .. }) && !matches!(next.state, State::Claimed { .. }) {
@@ -554,8 +559,8 @@ impl<'a> Batch<'a> {
         self.scratch.claims.push((connection.id.0, OpenClaim::of(connection)));
     }
 
-    fn count(&mut self, namespace: i64, grade: i64, by: i64) {
-        *self.scratch.tallies.entry((namespace, grade)).or_default() += by;
+    fn count(&mut self, tally: Tally, grade: i64, by: i64) {
+        *self.scratch.tallies.entry((tally, grade)).or_default() += by;
     }
 
     fn namespace(&mut self, name: &str) -> Result<i64, StoreError> {
@@ -622,11 +627,11 @@ fn token_sets(database: &Database, after: i64, limit: usize) -> rusqlite::Result
     database.prepare_cached(sql)?.query_map([after, limit], |row| row.get(0))?.collect()
 }
 
-fn write_tallies(database: &Database, changes: &BTreeMap<(i64, i64), i64>) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO tally (namespace, grade, connections) VALUES (?1, ?2, ?3) \
+fn write_tallies(database: &Database, changes: &BTreeMap<(Tally, i64), i64>) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO tally (namespace, provider, grade, connections) VALUES (?1, ?2, ?3, ?4) \
                ON CONFLICT DO UPDATE SET connections = connections + excluded.connections";
-    for (&(namespace, grade), &by) in changes.iter().filter(|(_, by)| **by != 0) {
-        database.prepare_cached(sql)?.execute([namespace, grade, by])?;
+    for (&((namespace, provider), grade), &by) in changes.iter().filter(|(_, by)| **by != 0) {
+        database.prepare_cached(sql)?.execute([namespace, provider, grade, by])?;
     }
     Ok(())
 }

@@ -281,9 +281,9 @@ pub fn summary(
 /// Which namespaces a count is about; ?1 is a name or NULL.
 const NAMESPACES: &str = "(SELECT id FROM namespace WHERE ?1 IS NULL OR name = ?1)";
 /// Rows of the index `schedule_late`.
-const LATE: &str = "grade = 5 AND (claim_at IS NULL OR claim_at > deadline)";
+pub(super) const LATE: &str = "grade = 5 AND (claim_at IS NULL OR claim_at > deadline)";
 /// Rows of grade 5 that are not in it; the index `schedule_due` has them.
-const TIMELY: &str = "claim_at IS NOT NULL AND claim_at <= deadline AND grade = 5";
+pub(super) const TIMELY: &str = "claim_at IS NOT NULL AND claim_at <= deadline AND grade = 5";
 
 fn count(database: &Database, base: TimeBase, now: Timestamp, namespace: Option<&str>) -> rusqlite::Result<Summary> {
     let now = base.store(now);
@@ -410,7 +410,11 @@ fn first_due(database: &Database, namespace: Option<&str>, providers: &str) -> r
     number(database, &sql, [namespace])
 }
 
-fn own_counts(grades: &BTreeMap<i64, i64>, ended: &BTreeMap<i64, i64>, refreshing: i64) -> BTreeMap<Status, i64> {
+pub(super) fn own_counts(
+    grades: &BTreeMap<i64, i64>,
+    ended: &BTreeMap<i64, i64>,
+    refreshing: i64,
+) -> BTreeMap<Status, i64> {
     let all = |grade| grades.get(&grade).copied().unwrap_or(0);
     let over = |grade| ended.get(&grade).copied().unwrap_or(0);
     BTreeMap::from([
@@ -425,12 +429,16 @@ fn own_counts(grades: &BTreeMap<i64, i64>, ended: &BTreeMap<i64, i64>, refreshin
     ])
 }
 
-fn positive(counts: BTreeMap<Status, i64>) -> BTreeMap<Status, u64> {
+pub(super) fn positive(counts: BTreeMap<Status, i64>) -> BTreeMap<Status, u64> {
     let positive = |(status, count)| u64::try_from(count).ok().filter(|count| *count > 0).map(|count| (status, count));
     counts.into_iter().filter_map(positive).collect()
 }
 
-fn counts(database: &Database, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<BTreeMap<i64, i64>> {
+pub(super) fn counts(
+    database: &Database,
+    sql: &str,
+    values: impl rusqlite::Params,
+) -> rusqlite::Result<BTreeMap<i64, i64>> {
     let pair = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
     database.prepare_cached(sql)?.query_map(values, pair)?.collect()
 }

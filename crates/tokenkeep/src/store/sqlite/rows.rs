@@ -24,6 +24,8 @@ pub struct SealedWork {
     pub connection: Connection,
     /// Its token set.
     pub sealed: Option<SealedTokens>,
+    /// When it was due as it was read.
+    pub was_due_at: Option<Timestamp>,
 }
 
 /// The columns that [`loaded`] reads, in its order.
@@ -166,7 +168,8 @@ fn record(row: &Row<'_>) -> rusqlite::Result<RecordRow> {
 pub fn sealed_work(base: TimeBase, row: &Row<'_>) -> Result<SealedWork, StoreError> {
     let loaded = loaded(base, row)?;
     let sealed = sealed(&loaded, row).map_err(|cause| damage(loaded.connection.id.0, cause))?;
-    Ok(SealedWork { connection: loaded.connection, sealed })
+    let was_due_at = loaded.connection.due_at();
+    Ok(SealedWork { connection: loaded.connection, sealed, was_due_at })
 }
 
 fn sealed(loaded: &Loaded, row: &Row<'_>) -> rusqlite::Result<Option<SealedTokens>> {

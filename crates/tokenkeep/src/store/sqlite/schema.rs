@@ -32,6 +32,7 @@ const MIGRATIONS: &[Step] = &[
     Step { sql: VERSION_3, then: nothing },
     Step { sql: VERSION_4, then: nothing },
     Step { sql: VERSION_5, then: nothing },
+    Step { sql: VERSION_6, then: nothing },
 ];
 
 /// One step from a version to the next: what SQL can say, and what it cannot.
@@ -204,6 +205,25 @@ const VERSION_5: &str = "
     CREATE TABLE audit (id INTEGER PRIMARY KEY, record TEXT NOT NULL, tag BLOB NOT NULL) STRICT;
     -- Listings of one provider, in the order of names.
     CREATE INDEX connection_of_provider ON connection (namespace, provider, name);
+";
+
+const VERSION_6: &str = "
+    -- Counts by provider too, and what corrects them without a look at the rows.
+    DROP TABLE tally;
+    CREATE TABLE tally (
+        namespace INTEGER NOT NULL,
+        provider INTEGER NOT NULL,
+        grade INTEGER NOT NULL,
+        connections INTEGER NOT NULL,
+        PRIMARY KEY (namespace, provider, grade)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO tally (namespace, provider, grade, connections)
+        SELECT namespace, provider, grade, count(*) FROM schedule GROUP BY namespace, provider, grade;
+    DROP INDEX schedule_trouble;
+    CREATE INDEX schedule_trouble ON schedule (namespace, grade, deadline, provider) WHERE grade < 5;
+    DROP INDEX schedule_late;
+    CREATE INDEX schedule_late ON schedule (namespace, deadline, provider)
+        WHERE grade = 5 AND (claim_at IS NULL OR claim_at > deadline);
 ";
 
 /// The newest schema version that this Tokenkeep knows.

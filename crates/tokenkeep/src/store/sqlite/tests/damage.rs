@@ -41,7 +41,7 @@ async fn what_version_1_wrote_is_taken_over_with_its_fingerprints() {
     assert!(matches!(again[0], Granted::AlreadyHeld(_)));
     store.close().await.unwrap();
     let version: i64 = place.database().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 5);
+    assert_eq!(version, schema::known_version());
     place.sql("DELETE FROM meta WHERE key = 'fingerprint_key'");
     refused(&place, "the key of its fingerprints is missing");
 }
@@ -63,6 +63,32 @@ async fn what_version_3_wrote_is_told_of_and_known_by_its_account() {
     assert!(store.warn_due(at(DAY_MS / 2)).await.unwrap().events.is_empty(), "once");
 }
 
+/// What counted before counts were kept by provider too.
+const COUNTS_BY_NAMESPACE: &str = "DROP TABLE tally; DROP INDEX schedule_trouble; DROP INDEX schedule_late;
+    CREATE TABLE tally (namespace INTEGER NOT NULL, grade INTEGER NOT NULL, connections INTEGER NOT NULL,
+        PRIMARY KEY (namespace, grade)) STRICT, WITHOUT ROWID;
+    INSERT INTO tally SELECT namespace, grade, count(*) FROM schedule GROUP BY namespace, grade;
+    CREATE INDEX schedule_trouble ON schedule (namespace, grade, deadline) WHERE grade < 5;
+    CREATE INDEX schedule_late ON schedule (namespace, deadline)
+        WHERE grade = 5 AND (claim_at IS NULL OR claim_at > deadline);";
+
+#[tokio::test]
+async fn what_was_counted_by_namespace_alone_is_counted_by_provider() {
+    let place = Place::new();
+    let store = place.open().unwrap();
+    let other = NewGrant { provider: "q".to_owned(), ..new_grant("c") };
+    store.grant(at(0), vec![new_grant("a"), new_grant("b"), other]).await.unwrap();
+    store.flag(at(0), &key("b"), Flag::Pause).await.unwrap();
+    let before = store.summary_by_provider(at(0)).await.unwrap();
+    assert_eq!(before["p"].by_status, [(Status::Paused, 1), (Status::Fresh, 1)].into());
+    store.close().await.unwrap();
+    place.sql(&format!("{COUNTS_BY_NAMESPACE} PRAGMA user_version = {}", schema::known_version() - 1));
+    let store = place.open().unwrap();
+    assert_eq!(store.summary_by_provider(at(0)).await.unwrap(), before);
+    store.remove(at(1), &key("c")).await.unwrap();
+    assert!(!store.summary_by_provider(at(1)).await.unwrap().contains_key("q"));
+}
+
 const DAY_MS: i64 = 86_400_000;
 
 #[tokio::test]
@@ -72,7 +98,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     place.sql("PRAGMA user_version = 99");
     let before = place.bytes();
     let error = place.open().unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 99, known: 5 }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 99, known: 6 }), "{error}");
     assert_eq!(place.bytes(), before);
     assert!(!schema::beside(&place.path, "-wal").exists());
 }
@@ -89,7 +115,7 @@ async fn a_newer_schema_in_the_log_is_refused_and_left_alone() {
     }
     let log = || std::fs::read(schema::beside(&crashed.path, "-wal")).unwrap();
     let before = (crashed.bytes(), log());
-    assert!(matches!(crashed.open().unwrap_err(), StoreError::Newer { found: 99, known: 5 }));
+    assert!(matches!(crashed.open().unwrap_err(), StoreError::Newer { found: 99, known: 6 }));
     assert_eq!((crashed.bytes(), log()), before);
 }
 

@@ -123,6 +123,11 @@ async fn measure_counts(store: &SqliteStore, when: &str) {
         let summary = store.summary(at(now), namespace).await.unwrap();
         println!("summary {when}, {what}: {:?} {:?}", started.elapsed(), summary.by_status);
     }
+    for (what, now) in [("now", 0), ("all ended", 9_999_999)] {
+        let started = Instant::now();
+        let shares = store.summary_by_provider(at(now)).await.unwrap();
+        println!("summary by provider {when}, {what}: {:?} of {}", started.elapsed(), shares.len());
+    }
     for status in [Status::NeedsReauth, Status::Refreshing, Status::Fresh] {
         let query = ListQuery { statuses: vec![status], limit: 100, ..ListQuery::default() };
         let started = Instant::now();

@@ -25,7 +25,7 @@ async fn without_space_nothing_is_half_done_and_with_space_it_goes_on() {
     let (events, flag, commit) = futures_util::future::join3(
         store.record(vec![large_event()]),
         store.flag(at(3_000), name_c(), Flag::Resume),
-        store.commit(success(&Work { connection: claimed.clone(), tokens: None }, "b2")),
+        store.commit(success(&Work { connection: claimed.clone(), tokens: None, was_due_at: None }, "b2")),
     )
     .await;
     assert!(matches!(events, Err(StoreError::Unusable(_))), "{events:?}");
@@ -37,7 +37,8 @@ async fn without_space_nothing_is_half_done_and_with_space_it_goes_on() {
     assert!(matches!(store.record(vec![large_event()]).await, Err(StoreError::Unusable(_))));
     limit_pages(&store, 1_000_000).await;
     store.record(vec![large_event()]).await.unwrap();
-    let again = store.commit(success(&Work { connection: claimed, tokens: None }, "b2")).await.unwrap();
+    let again =
+        store.commit(success(&Work { connection: claimed, tokens: None, was_due_at: None }, "b2")).await.unwrap();
     assert!(matches!(again, Committed::Applied(..) | Committed::Superseded));
     assert_eq!(refresh_token(&store, "b").await, "refresh-canary-b2");
     let numbers: Vec<_> = store.events(&all_events()).await.unwrap().into_iter().map(|event| event.id).collect();
@@ -86,7 +87,7 @@ async fn a_disk_that_is_full_is_survived() {
     check_filled_tokens(&store).await;
     std::fs::remove_file(&ballast).unwrap();
     store.record(vec![large_event()]).await.unwrap();
-    store.commit(success(&Work { connection: claimed, tokens: None }, "b2")).await.unwrap();
+    store.commit(success(&Work { connection: claimed, tokens: None, was_due_at: None }, "b2")).await.unwrap();
     store.close().await.unwrap();
     let store = SqliteStore::open(&path, sealer()).unwrap();
     assert_eq!(refresh_token(&store, "b").await, "refresh-canary-b2");
