@@ -14,6 +14,7 @@ use crate::import::{Import, Imported};
 use crate::journal::Journal;
 use crate::journal::file::FileJournal;
 use crate::keys::KeyFiles;
+use crate::proxy::Proxy;
 use crate::rotation::{KeyState, Rotator};
 use crate::seal::random_bytes;
 use crate::store::lock::StateLock;
@@ -141,6 +142,7 @@ struct Inner {
     wall_ahead_ms: AtomicI64,
     /// `None` before they are started, and after they have ended.
     sinks: Mutex<Option<Sinks>>,
+    proxy: Proxy,
 }
 
 impl Drop for Inner {
@@ -319,6 +321,7 @@ impl TokenKeep {
             sign_ins: Mutex::default(),
             wall_ahead_ms: AtomicI64::new(i64::MAX / 2),
             sinks: Mutex::default(),
+            proxy: Proxy::default(),
         });
         if let Some(folder) = &inner.folder {
             tokio::spawn(watch_the_wall(Arc::downgrade(&inner)));
@@ -624,6 +627,16 @@ impl TokenKeep {
 
     pub(crate) fn endpoint(&self) -> &dyn Endpoint {
         &*self.inner.engine.parts.endpoint
+    }
+
+    pub(crate) fn proxy(&self) -> &Proxy {
+        &self.inner.proxy
+    }
+
+    /// Refreshes, unless another token than this one, which an API refused, is in hand by now.
+    pub(crate) async fn report_refused(&self, key: &ConnectionKey, refused: &Handed) -> Result<Refreshed, Error> {
+        let rejected = Some(fingerprint(refused.token.access_token.expose()));
+        self.refresh(key, RefreshAsk { rejected, ..RefreshAsk::default() }).await
     }
 
     pub(crate) fn sign_ins(&self) -> MutexGuard<'_, Pending> {

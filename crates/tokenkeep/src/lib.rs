@@ -15,6 +15,8 @@ mod import;
 pub mod journal;
 pub mod keep;
 pub mod keys;
+pub mod latency;
+pub mod proxy;
 mod rotation;
 pub mod seal;
 pub mod store;

@@ -17,6 +17,7 @@ pub mod ndjson;
 pub mod oauth;
 pub mod params;
 pub mod problem;
+pub mod proxy;
 pub mod stream;
 pub mod summary;
 pub mod token;
@@ -25,7 +26,7 @@ use crate::config::live::Live;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use json::Times;
 use oauth::SignIns;
 use problem::Problem;
@@ -74,6 +75,8 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/connections/{name}/pause", post(connections::pause))
         .route("/v1/connections/{name}/resume", post(connections::resume))
         .route("/v1/connections/{name}/export", post(export::post))
+        .route("/v1/connections/{name}/proxy/", any(proxy::forward))
+        .route("/v1/connections/{name}/proxy/{*path}", any(proxy::forward))
         // Not below /v1/connections, where it would take a name from somebody.
         .route("/v1/resume-sole-copy", post(connections::resume_sole_copy))
         .route("/v1/connect", post(connect::begin))
