@@ -12,6 +12,7 @@ pub mod events;
 mod files;
 pub mod foreign;
 mod import;
+pub mod jira;
 pub mod journal;
 pub mod keep;
 pub mod keys;

@@ -12,6 +12,7 @@ use crate::endpoint::SendFailure;
 use crate::endpoint::forward::{Answer, Call, Carried, Forwarder};
 use crate::endpoint::hosts::{self, NoTarget, Place};
 use crate::error::Error;
+use crate::jira::SiteCache;
 use crate::keep::{TokenAsk, TokenKeep};
 use crate::latency::{ApiCalls, Latencies};
 use crate::tokens::Handed;
@@ -146,6 +147,8 @@ pub(crate) struct Proxy {
     /// The generation that a refused token was mended by, and when.
     mended: Mutex<HashMap<ConnectionKey, (u64, Instant)>>,
     pub latencies: Latencies,
+    /// Which sites of Jira grants reach.
+    pub sites: SiteCache,
 }
 
 /// A call's places among all, and among those to its provider.
@@ -163,6 +166,7 @@ impl Default for Proxy {
             by_provider: Mutex::default(),
             mended: Mutex::default(),
             latencies: Latencies::default(),
+            sites: SiteCache::default(),
         }
     }
 }

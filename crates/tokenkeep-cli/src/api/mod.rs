@@ -12,6 +12,7 @@ pub mod export;
 pub mod guard;
 pub mod health;
 pub mod import;
+pub mod jira;
 pub mod json;
 pub mod ndjson;
 pub mod oauth;
@@ -75,6 +76,8 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/connections/{name}/pause", post(connections::pause))
         .route("/v1/connections/{name}/resume", post(connections::resume))
         .route("/v1/connections/{name}/export", post(export::post))
+        .route("/v1/connections/{name}/jira/projects", get(jira::projects))
+        .route("/v1/connections/{name}/jira/issues", get(jira::issues))
         .route("/v1/connections/{name}/proxy/", any(proxy::forward))
         .route("/v1/connections/{name}/proxy/{*path}", any(proxy::forward))
         // Not below /v1/connections, where it would take a name from somebody.
