@@ -409,7 +409,7 @@ fn jira_is_listed_and_searched_in_pages() {
     installation.import("jira", "mock", &mock.grant("jira", Rotation::Strict, 3_600)).expect_code(0);
     let base = "/v1/connections/jira/jira";
     let first = get(&daemon, &format!("{base}/projects?limit=2")).json();
-    assert_eq!((&first["items"][0]["key"], &first["next_cursor"]), (&json!("OPS"), &json!("2")), "{first}");
+    assert_eq!((&first["items"][0]["key"], &first["next_cursor"]), (&json!("TK"), &json!("2")), "{first}");
     let second = get(&daemon, &format!("{base}/projects?limit=2&cursor=2")).json();
     assert_eq!((second["items"].as_array().map(Vec::len), &second["next_cursor"]), (Some(1), &Value::Null), "{second}");
     assert_eq!(second["site"]["id"], json!(mock.state().cloud_id()));

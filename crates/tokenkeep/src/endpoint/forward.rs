@@ -311,3 +311,6 @@ impl<T> Drop for Answer<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
