@@ -88,7 +88,7 @@ async fn a_token_that_came_of_a_refused_one_is_not_reported_again_at_once() {
     proxy.note_taken(&key);
     assert!(!proxy.was_mended(&key, 3), "it was taken since");
     for nth in 0..MENDED_MAX + 10 {
-        proxy.note_mended(&ConnectionKey::in_default(&format!("c{nth}")).unwrap(), 1);
+        proxy.note_mended(&ConnectionKey::in_default(format!("c{nth}")).unwrap(), 1);
     }
     assert_eq!(proxy.mended.lock().unwrap().len(), MENDED_MAX);
 }
