@@ -80,7 +80,7 @@ pub enum ForwardError {
     #[error(transparent)]
     Keep(#[from] Error),
     /// A part of the request is not what it must be; nothing was sent.
-    #[error("{field}: {found}")]
+    #[error("{found}")]
     Invalid {
         /// Which part.
         field: &'static str,
