@@ -1,6 +1,7 @@
 //! What [`TokenKeep::open`](crate::TokenKeep::open) needs to know.
 
 use crate::connect::settings::SignIn;
+use crate::endpoint::hosts::ApiHost;
 use crate::keys::KeySource;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -95,6 +96,11 @@ pub struct Provider {
     pub refresh_url: Option<Url>,
     /// How people, and the client itself, sign in at it.
     pub sign_in: SignIn,
+    /// The row of the catalogue that it was made of.
+    pub preset: Option<&'static str>,
+    /// The hosts of its API: where requests with an access token may be forwarded to. The first is meant where a
+    /// caller names none.
+    pub api_hosts: Vec<ApiHost>,
     /// Admission: refreshes a second at this endpoint with this client.
     pub refresh_per_second: u32,
     /// Admission: refreshes in flight at this endpoint with this client.
@@ -112,6 +118,8 @@ impl Provider {
             rules,
             refresh_url: None,
             sign_in: SignIn::default(),
+            preset: None,
+            api_hosts: Vec::new(),
             refresh_per_second: REFRESH_PER_SECOND,
             refresh_in_flight_max: REFRESH_IN_FLIGHT_MAX,
         }

@@ -17,6 +17,7 @@ use crate::journal::Journal;
 use crate::journal::file::FileJournal;
 use crate::keys::KeyFiles;
 use crate::metrics::Gauges;
+use crate::proxy::Proxy;
 use crate::rotation::{KeyState, Rotator};
 use crate::seal::random_bytes;
 use crate::store::lock::StateLock;
@@ -36,7 +37,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokenkeep_core::lifecycle::{self, Brought, Context};
-use tokenkeep_core::model::{Connection, ConnectionKey, Hold, Origin, Renewal, State, Status, Waiting};
+use tokenkeep_core::model::{Connection, ConnectionKey, Generation, Hold, Origin, Renewal, State, Status, Waiting};
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::schedule::LIFETIME_ASSUMED;
 use tokenkeep_core::{FailureCode, Timestamp};
@@ -146,6 +147,7 @@ struct Inner {
     wall_ahead_ms: AtomicI64,
     /// `None` before they are started, and after they have ended.
     sinks: Mutex<Option<Sinks>>,
+    proxy: Proxy,
 }
 
 impl Drop for Inner {
@@ -328,6 +330,7 @@ impl TokenKeep {
             sign_ins: Mutex::default(),
             wall_ahead_ms: AtomicI64::new(i64::MAX / 2),
             sinks: Mutex::default(),
+            proxy: Proxy::default(),
         });
         if let Some(folder) = &inner.folder {
             tokio::spawn(watch_the_wall(Arc::downgrade(&inner)));
@@ -430,7 +433,7 @@ impl TokenKeep {
             return Ok(hot.hand_out(now, ask.min_ttl));
         }
         let refreshed = async {
-            let started = self.ask(key, false).await?;
+            let started = self.ask(key, false, None).await?;
             if let Started::InFlight(flight) = &started {
                 flight.ended().await;
             }
@@ -661,6 +664,16 @@ impl TokenKeep {
         &*self.inner.engine.parts.endpoint
     }
 
+    pub(crate) fn proxy(&self) -> &Proxy {
+        &self.inner.proxy
+    }
+
+    /// Refreshes, unless another token than this one, which an API refused, is in hand by now.
+    pub(crate) async fn report_refused(&self, key: &ConnectionKey, refused: &Handed) -> Result<Refreshed, Error> {
+        let rejected = Some(fingerprint(refused.token.access_token.expose()));
+        self.refresh(key, RefreshAsk { rejected, ..RefreshAsk::default() }).await
+    }
+
     pub(crate) fn sign_ins(&self) -> MutexGuard<'_, Pending> {
         lock(&self.inner.sign_ins)
     }
@@ -792,11 +805,13 @@ impl TokenKeep {
     /// [`Error::NotRefreshed`] when nothing was sent: a human must sign in, it is paused, held, in doubt, or its
     /// provider said to wait.
     pub async fn refresh(&self, key: &ConnectionKey, ask: RefreshAsk) -> Result<Refreshed, Error> {
-        if !self.still_wanted(key, &ask).await? {
-            return Ok(Refreshed::Settled(self.get(key).await?));
-        }
+        let only = match self.wanted_generation(key, &ask).await? {
+            Wanted::Any => None,
+            Wanted::Only(generation) => Some(generation),
+            Wanted::None => return Ok(Refreshed::Settled(self.get(key).await?)),
+        };
         let attempt = async {
-            let started = self.ask(key, ask.force).await?;
+            let started = self.ask(key, ask.force, only).await?;
             if let Started::InFlight(flight) = &started {
                 flight.ended().await;
             }
@@ -805,7 +820,7 @@ impl TokenKeep {
         match tokio::time::timeout(REFRESH_WAIT, attempt).await {
             Err(_) => Ok(Refreshed::Pending(self.get(key).await?)),
             Ok(started) => match started? {
-                Started::InFlight(_) => Ok(Refreshed::Settled(self.get(key).await?)),
+                Started::InFlight(_) | Started::Superseded => Ok(Refreshed::Settled(self.get(key).await?)),
                 Started::Absent => Err(Error::NotFound(key.clone())),
                 Started::Refused { connection, status, code, retry_at } => {
                     Err(Error::NotRefreshed { key: connection.key, status, code, retry_at })
@@ -815,23 +830,30 @@ impl TokenKeep {
     }
 
     /// Asks the engine, and does not wait for one that has ended.
-    async fn ask(&self, key: &ConnectionKey, force: bool) -> Result<Started, Error> {
+    async fn ask(&self, key: &ConnectionKey, force: bool, only: Option<Generation>) -> Result<Started, Error> {
         let mut ended = self.inner.ended.clone();
         tokio::select! {
             biased;
-            started = self.inner.engine.ask(key, force) => Ok(started?),
+            started = self.inner.engine.ask(key, force, only) => Ok(started?),
             _ = ended.wait_for(Option::is_some) => Err(Error::ShuttingDown),
         }
     }
 
-    /// Whether the conditions of a refresh hold for the token set in hand.
-    async fn still_wanted(&self, key: &ConnectionKey, ask: &RefreshAsk) -> Result<bool, Error> {
+    /// Which token set a refresh is wanted for. The engine looks again when it claims: meanwhile, another caller's
+    /// refresh may have come to its end.
+    async fn wanted_generation(&self, key: &ConnectionKey, ask: &RefreshAsk) -> Result<Wanted, Error> {
+        if ask.if_generation.is_none() && ask.rejected.is_none() {
+            return Ok(Wanted::Any);
+        }
         let found = self.store().tokens(key).await?.ok_or_else(|| Error::NotFound(key.clone()))?;
-        let generation_fits = ask.if_generation.is_none_or(|wanted| wanted == found.connection.generation.0);
-        let Some(rejected) = &ask.rejected else { return Ok(generation_fits) };
+        let generation = found.connection.generation;
+        if ask.if_generation.is_some_and(|wanted| wanted != generation.0) {
+            return Ok(Wanted::None);
+        }
+        let Some(rejected) = &ask.rejected else { return Ok(Wanted::Only(generation)) };
         check_fingerprint(rejected)?;
         let held = found.tokens.map(|tokens| fingerprint(tokens.access_token.expose())).unwrap_or_default();
-        Ok(generation_fits && held.starts_with(&rejected.to_ascii_lowercase()))
+        Ok(if held.starts_with(&rejected.to_ascii_lowercase()) { Wanted::Only(generation) } else { Wanted::None })
     }
 
     /// Stops refreshing this connection until [`TokenKeep::resume`]. An attempt in flight is let finish.
@@ -1086,6 +1108,13 @@ impl TokenKeep {
             let _ = folder.store.close().await;
         }
     }
+}
+
+/// For which token set a refresh is wanted.
+enum Wanted {
+    Any,
+    Only(Generation),
+    None,
 }
 
 fn lives(hot: &Hot, now: Timestamp, min_ttl: Duration) -> bool {

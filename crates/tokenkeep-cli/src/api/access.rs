@@ -56,6 +56,7 @@ const fn rule(method: &'static str, path: &'static str, need: Need) -> Rule {
 }
 
 const STATUS: Need = Need::Scope(Scope::Status);
+const TOKEN: Need = Need::Scope(Scope::Token);
 const MANAGE: Need = Need::Scope(Scope::Manage);
 const ADMIN: Need = Need::Everything(Scope::Admin);
 
@@ -72,7 +73,11 @@ pub const RULES: &[Rule] = &[
     rule("POST", "/v1/connections", MANAGE),
     rule("GET", "/v1/connections/{name}", STATUS),
     rule("DELETE", "/v1/connections/{name}", MANAGE),
-    rule("GET", "/v1/connections/{name}/token", Need::Scope(Scope::Token)),
+    rule("GET", "/v1/connections/{name}/token", TOKEN),
+    rule("GET", "/v1/connections/{name}/jira/projects", TOKEN),
+    rule("GET", "/v1/connections/{name}/jira/issues", TOKEN),
+    rule("*", "/v1/connections/{name}/proxy/", TOKEN),
+    rule("*", "/v1/connections/{name}/proxy/{*path}", TOKEN),
     rule("POST", "/v1/connections/{name}/refresh", Need::Scope(Scope::Refresh)),
     rule("POST", "/v1/connections/{name}/pause", MANAGE),
     rule("POST", "/v1/connections/{name}/resume", MANAGE),
@@ -274,11 +279,14 @@ impl Action {
     async fn note(self, api: &Api, now: Timestamp, response: Response) -> Response {
         let Some(audit) = api.keep.audit() else { return response };
         if matches!(self.method, Method::GET | Method::HEAD) && self.path.as_str() != super::oauth::CALLBACK {
-            if response.status().is_success() && self.caller.key().is_some() {
-                let action = if self.path.as_str().ends_with("/token") { "token.read" } else { "status.read" };
+            let action = match self.path.as_str() {
+                path if path.ends_with("/token") => "token.read",
+                path if path.contains("/proxy/") || path.contains("/jira/") => "api.called",
+                _ if self.caller.key().is_some() => "status.read",
+                _ => return response,
+            };
+            if response.status().is_success() {
                 audit.count(&self.caller.actor(), action, self.target.as_ref());
-            } else if response.status().is_success() && self.path.as_str().ends_with("/token") {
-                audit.count(&self.caller.actor(), "token.read", self.target.as_ref());
             }
             return response;
         }

@@ -12,6 +12,7 @@ pub mod failures;
 pub mod guard;
 pub mod health;
 pub mod import;
+pub mod jira;
 pub mod json;
 pub mod keys;
 pub mod metrics;
@@ -20,6 +21,7 @@ pub mod oauth;
 pub mod openapi;
 pub mod params;
 pub mod problem;
+pub mod proxy;
 pub mod session;
 pub mod stream;
 pub mod summary;
@@ -132,6 +134,10 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(connections::pause))
         .routes(routes!(connections::resume))
         .routes(routes!(export::post))
+        .routes(routes!(jira::projects))
+        .routes(routes!(jira::issues))
+        .routes(routes!(proxy::forward_root))
+        .routes(routes!(proxy::forward))
         // Not below /v1/connections, where it would take a name from somebody.
         .routes(routes!(connections::resume_sole_copy))
         .routes(routes!(connect::begin))

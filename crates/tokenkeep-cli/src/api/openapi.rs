@@ -9,6 +9,7 @@ use super::problem::{self, Problem};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response as Answer};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::sync::LazyLock;
 use tokenkeep::store::PAGE_MAX;
@@ -75,6 +76,7 @@ const EVERYWHERE: [(u16, &str, &str); 6] = [
     components(schemas(Problem, Kinds, Name, Span, Statuses, Time)),
     tags(
         (name = "connections", description = "What is kept fresh"),
+        (name = "proxy", description = "Calls to providers' APIs for callers who never hold the token"),
         (name = "sign-in", description = "How a person connects an account"),
         (name = "events", description = "What happened"),
         (name = "fleet", description = "All connections together"),
@@ -106,7 +108,11 @@ pub fn frame() -> Document {
 /// Adds what holds everywhere.
 #[must_use]
 pub fn complete(mut document: Document) -> Document {
+    // `{*path}` is the router's way to write it.
+    document.paths.paths =
+        document.paths.paths.into_iter().map(|(path, item)| (path.replace("{*", "{"), item)).collect();
     for (path, item) in &mut document.paths.paths {
+        name_apart(item);
         for operation in operations(item) {
             if path.starts_with("/v1/") {
                 everywhere(operation);
@@ -126,7 +132,21 @@ pub fn complete(mut document: Document) -> Document {
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
-    [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch].into_iter().flatten()
+    let PathItem { get, put, post, delete, patch, options, .. } = item;
+    [get, put, post, delete, patch, options].into_iter().flatten()
+}
+
+/// One handler of several methods is as many operations, each with an id of its own.
+fn name_apart(item: &mut PathItem) {
+    let PathItem { get, put, post, delete, patch, options, .. } = item;
+    let all = [("get", get), ("put", put), ("post", post), ("delete", delete), ("patch", patch), ("options", options)];
+    let mut ids = BTreeSet::new();
+    for (method, operation) in all {
+        let Some(id) = operation.as_mut().and_then(|operation| operation.operation_id.as_mut()) else { continue };
+        if !ids.insert(id.clone()) {
+            *id = format!("{id}_{method}");
+        }
+    }
 }
 
 fn everywhere(operation: &mut Operation) {

@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
+use tokenkeep::endpoint::hosts::ApiHost;
 use tokenkeep::store::ListQuery;
 use tokenkeep::{Config, Import, Provider, TokenKeep};
 use tokenkeep_core::catalogue::{Preset, preset};
@@ -137,7 +138,11 @@ fn provider((sample, mock): (&Sample, &Server)) -> Result<Provider, CliError> {
         .map_err(|error| CliError::new(format!("the mock provider's URL is none: {error}")))?;
     let client = Client { id: "mock-client".to_owned(), secret: Some(Secret::new("mock-secret")) };
     let rules = row(sample).map(|preset| preset.rules.clone()).unwrap_or_default();
-    Ok(Provider::new(sample.name, token_url, client, rules))
+    Ok(Provider {
+        preset: row(sample).map(|preset| preset.id),
+        api_hosts: ApiHost::configured(&mock.url("")).into_iter().collect(),
+        ..Provider::new(sample.name, token_url, client, rules)
+    })
 }
 
 /// Makes a grant for each sample and imports it, as a person would import a token file.

@@ -159,6 +159,7 @@ fn told(server: &Server, dialect: Dialect, rotation: Rotation) -> String {
          authorize_url = \"{url}/authorize\"\n\
          device_url = \"{url}/device_authorization\"\n\
          revoke_url = \"{url}{revoke}\"\n\
+         api_hosts = [\"{url}\"]\n\
          client_id = \"mock-client\"\n\
          client_secret = {{ env = \"MOCK_CLIENT_SECRET\" }}\n\
          rotation = \"{rotation}\"\n",
@@ -214,6 +215,7 @@ mod tests {
             let settings = config::parse(&text, Path::new("f"), Sources::new(&env, &file)).unwrap();
             let provider = &settings.providers[0].provider;
             assert_eq!(provider.token_url.as_str(), server.url("/token"));
+            assert_eq!(provider.api_hosts[0].to_string(), server.url(""));
             assert_eq!(provider.rules.rotation.to_string(), rotation.to_string());
             assert!(text.contains(&format!("https://{}", server.tls_addr().unwrap())), "{text}");
             server.shutdown().await;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokenkeep::config::{REFRESH_IN_FLIGHT_MAX, REFRESH_PER_SECOND};
 use tokenkeep::connect::assertion::SigningKey;
 use tokenkeep::connect::settings::{Identity, Redirects, Revocation, SignIn};
+use tokenkeep::endpoint::hosts::{self, ApiHost};
 use tokenkeep_core::catalogue::{self, PRESETS, Preset, preset};
 use tokenkeep_core::model::{check_name, printable};
 use tokenkeep_core::oauth::authorize;
@@ -30,6 +31,7 @@ pub const KEYS: &[&str] = &[
     "introspect_url",
     "identity_url",
     "identity_fields",
+    "api_hosts",
     "redirect",
     "scopes",
     "authorize_params",
@@ -84,10 +86,13 @@ pub fn read(name: &str, section: &Section<'_>, secrets: &Secrets<'_>) -> Option<
     let (refresh_per_second, refresh_in_flight_max) =
         (limit("refresh_per_second", REFRESH_PER_SECOND), limit("refresh_in_flight_max", REFRESH_IN_FLIGHT_MAX));
     let refresh_url = addresses.url("refresh_url", preset.and_then(|preset| preset.refresh_url));
+    let api_hosts = addresses.api_hosts();
     let TokenUrl { url, discover } = token_url?;
     let provider = tokenkeep::Provider {
         refresh_url,
         sign_in,
+        preset: preset.map(|preset| preset.id),
+        api_hosts,
         refresh_per_second,
         refresh_in_flight_max,
         ..tokenkeep::Provider::new(name, url, client?, rules)
@@ -199,6 +204,33 @@ impl<'s, 'a> Addresses<'s, 'a> {
         }
     }
 
+    /// The hosts of the API: of the section, else of the preset, for which the configuration speaks where a parameter is
+    /// the whole host.
+    fn api_hosts(&self) -> Vec<ApiHost> {
+        if self.section.value("api_hosts").is_some() {
+            return self.section.read("api_hosts", api_hosts).unwrap_or_default();
+        }
+        let Some(preset) = self.preset.filter(|_| !self.moved) else { return Vec::new() };
+        let is_named = |template: &str| {
+            let parameter = template.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+            let known =
+                |name| preset.template_defaults.iter().find(|(known, _)| *known == name).map(|(_, value)| *value);
+            parameter.is_some_and(|name| self.parameters.get(name).map(String::as_str) != known(name))
+        };
+        let host = |template: &&str| {
+            // A parameter that is missing has been told of with the token_url.
+            let filled = catalogue::fill(template, |name| self.parameters.get(name).cloned()).ok()?;
+            let host = Url::parse(&filled).ok().filter(|url| url.has_host());
+            let host = host.map_or(filled, |url| url.origin().ascii_serialization());
+            if is_named(template) { ApiHost::configured(&host).ok() } else { ApiHost::known(&host).ok() }
+        };
+        let hosts: Vec<ApiHost> = preset.api_hosts.iter().filter_map(host).collect();
+        let shown: Vec<String> = hosts.iter().map(ToString::to_string).collect();
+        let source = Source::Preset { id: preset.id.to_owned() };
+        self.section.document().note(&self.section.name(), "api_hosts", shown.join(", "), source);
+        hosts
+    }
+
     fn identity(&self) -> Option<Identity> {
         let known = self.preset.and_then(|preset| preset.identity);
         let url = self.url("identity_url", known.map(|known| known.url));
@@ -245,6 +277,18 @@ fn sign_in(
         resources: section.read("resource", |value| texts(value, RESOURCE_EXPECTED)).unwrap_or_default(),
         signing_key: signing_key(section, secrets),
     }
+}
+
+fn api_hosts(value: &Value<'_>) -> Result<Vec<ApiHost>, ConfigError> {
+    let host = |text: String| {
+        ApiHost::configured(&text).map_err(|why| {
+            value.error(
+                format!("`{}` is no API host: {why}", printable(&text, 80)),
+                format!("expected {}", hosts::EXPECTED),
+            )
+        })
+    };
+    texts(value, hosts::EXPECTED)?.into_iter().map(host).collect()
 }
 
 fn redirects(value: &Value<'_>) -> Result<Redirects, ConfigError> {

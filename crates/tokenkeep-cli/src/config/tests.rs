@@ -3,6 +3,7 @@ use crate::error::CliError;
 use std::io;
 use tokenkeep::config::REFRESH_PER_SECOND;
 use tokenkeep::connect::settings::{Redirects, Revocation};
+use tokenkeep::endpoint::hosts::ApiHost;
 use tokenkeep_core::provider::{ClientAuth, Rotation};
 
 const JIRA: &str =
@@ -551,4 +552,44 @@ fn odd_places_do_not_panic() {
     {
         assert!(report(text).contains("etc/tokenkeep.toml:"), "{text:?}");
     }
+}
+
+#[test]
+fn api_hosts_are_the_section_s_else_the_preset_s() {
+    let hosts = |text: &str| -> Vec<String> {
+        good(text).providers[0].provider.api_hosts.iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(hosts(JIRA), ["https://api.atlassian.com"]);
+    let given = format!("{JIRA}api_hosts = [\"http://127.0.0.1:9400\", \"*.corp.example\"]\n");
+    assert_eq!(hosts(&given), ["http://127.0.0.1:9400", "*.corp.example"]);
+    assert_eq!(hosts(&format!("{JIRA}api_hosts = \"api.example.com\"\n")), ["https://api.example.com"]);
+    // A token of another server must not go to the preset's API.
+    assert!(hosts(&format!("{JIRA}token_url = \"https://elsewhere.example/token\"\n")).is_empty());
+    let of = |preset: &str, parameters: &str| {
+        hosts(
+            &JIRA
+                .replace("atlassian", preset)
+                .replace("client_id", &format!("parameters = {{ {parameters} }}\nclient_id")),
+        )
+    };
+    assert_eq!(of("zendesk", "subdomain = \"acme\""), ["https://acme.zendesk.com"]);
+    assert_eq!(of("gitlab", "host = \"git.corp.example\""), ["https://git.corp.example"]);
+    assert_eq!(of("jira-data-center", "base = \"https://jira.corp.example/jira\""), ["https://jira.corp.example"]);
+
+    let wrong = report(&format!("{JIRA}api_hosts = [\"https://api.example.com/v1\"]\n"));
+    assert!(
+        wrong.contains("`https://api.example.com/v1` is no API host") && wrong.contains("expected a host"),
+        "{wrong}"
+    );
+}
+
+/// What the configuration itself names may be in a private network; what the catalogue names may not.
+#[test]
+fn a_parameter_that_is_the_whole_host_names_it() {
+    let host = |text: &str| good(text).providers[0].provider.api_hosts[0].clone();
+    let gitlab = JIRA.replace("atlassian", "gitlab");
+    let own = gitlab.replace("client_id", "parameters = { host = \"git.corp.example\" }\nclient_id");
+    assert_eq!(host(&own), ApiHost::configured("git.corp.example").unwrap());
+    assert_eq!(host(&gitlab), ApiHost::known("gitlab.com").unwrap());
+    assert_eq!(host(JIRA), ApiHost::known("api.atlassian.com").unwrap());
 }

@@ -1,13 +1,14 @@
 //! From a host name to an open connection: resolve, check, connect, shake hands.
 
-use super::http::{Options, Timeouts};
-use super::target::{Scheme, Server, check_address};
+use super::http::Timeouts;
+use super::target::{Scheme, Server};
 use hyper::rt::{Read, Write};
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{CertificateError, ClientConfig, RootCertStore};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 use tokenkeep_core::{Failure, FailureCode};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -23,17 +24,19 @@ fn connect_failed(detail: &str) -> Failure {
     Failure::new(FailureCode::ConnectFailed, detail)
 }
 
-/// Resolves and connects, all within the connect timeout.
+/// Resolves, and connects to an address that `check` lets pass, all `within` this.
 ///
 /// # Errors
 /// [`FailureCode::DnsFailed`] or [`FailureCode::ConnectFailed`].
-pub(super) async fn connect(server: &Server, options: &Options) -> Result<TcpStream, Failure> {
-    let deadline = Instant::now() + options.timeouts.connect;
+pub(super) async fn connect(
+    server: &Server,
+    within: Duration,
+    check: impl Fn(IpAddr) -> Result<(), &'static str>,
+) -> Result<TcpStream, Failure> {
+    let deadline = Instant::now() + within;
     let addresses = resolve(server, deadline).await?;
-    let (allowed, refused): (Vec<_>, Vec<_>) = addresses
-        .into_iter()
-        .map(|address| (address, check_address(server, address.ip(), options)))
-        .partition(|(_, checked)| checked.is_ok());
+    let (allowed, refused): (Vec<_>, Vec<_>) =
+        addresses.into_iter().map(|address| (address, check(address.ip()))).partition(|(_, checked)| checked.is_ok());
     if let (true, Some((address, Err(why)))) = (allowed.is_empty(), refused.first()) {
         return Err(connect_failed(&format!("{} is not connected to: {why}", address.ip())));
     }
@@ -74,16 +77,23 @@ async fn connect_any(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpS
     Err(last)
 }
 
-/// What shakes hands: the machine's root certificates and `extra_roots`. Reads files, so it may block.
+/// What shakes hands: with the machine's root certificates and these.
 ///
 /// # Errors
 /// [`FailureCode::TlsFailed`]: there is not one root certificate.
-pub(super) fn tls_connector(options: &Options) -> Result<TlsConnector, Failure> {
+pub(super) async fn tls_connector(extra_roots: Vec<CertificateDer<'static>>) -> Result<TlsConnector, Failure> {
+    // It reads files, so it may block.
+    tokio::task::spawn_blocking(move || connector_with(extra_roots))
+        .await
+        .unwrap_or_else(|error| Err(Failure::new(FailureCode::TlsFailed, &error.to_string())))
+}
+
+fn connector_with(extra_roots: Vec<CertificateDer<'static>>) -> Result<TlsConnector, Failure> {
     let failed = |detail: &str| Failure::new(FailureCode::TlsFailed, detail);
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     roots.add_parsable_certificates(native.certs);
-    roots.add_parsable_certificates(options.extra_roots.iter().cloned());
+    roots.add_parsable_certificates(extra_roots);
     if roots.is_empty() {
         let why = native.errors.first().map_or_else(String::new, |error| format!(": {error}"));
         return Err(failed(&format!("this machine has no root certificates{why}")));
@@ -139,7 +149,6 @@ fn tls_code(cause: &std::io::Error) -> FailureCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     /// An address whose connections hang: its queue of waiting connections is full.
     async fn hanging() -> (tokio::net::TcpListener, Vec<tokio::task::JoinHandle<std::io::Result<TcpStream>>>, SocketAddr)

@@ -6,7 +6,7 @@
 
 use super::dial::{self, Stream};
 use super::pool::Pool;
-use super::target::{Origin, RequestBody, Scheme, Server, Target};
+use super::target::{Origin, RequestBody, Scheme, Server, Target, check_address};
 use super::{
     ANSWER_BYTES_MAX, CONNECT_TIMEOUT, Channel, Endpoint, FIRST_BYTE_TIMEOUT, HEADERS_BYTES_MAX, Reuse, SendFailure,
     TLS_TIMEOUT, TOTAL_TIMEOUT,
@@ -154,14 +154,15 @@ impl HttpEndpoint {
 
     async fn open(&self, server: &Server) -> Result<Connection, Failure> {
         let timeouts = &self.options.timeouts;
+        let check = |address| check_address(server, address, &self.options);
         match server.scheme {
             Scheme::Http => {
-                let stream = dial::connect(server, &self.options).await?;
+                let stream = dial::connect(server, timeouts.connect, check).await?;
                 Connection::over(TokioIo::new(stream), timeouts).await
             }
             Scheme::Https => {
                 let connector = self.tls_connector().await?;
-                let stream = dial::connect(server, &self.options).await?;
+                let stream = dial::connect(server, timeouts.connect, check).await?;
                 let stream = dial::shake_hands(server, connector, stream, timeouts).await?;
                 Connection::over(stream, timeouts).await
             }
@@ -169,13 +170,7 @@ impl HttpEndpoint {
     }
 
     async fn tls_connector(&self) -> Result<&TlsConnector, Failure> {
-        let make = || async {
-            let options = Arc::clone(&self.options);
-            tokio::task::spawn_blocking(move || dial::tls_connector(&options))
-                .await
-                .unwrap_or_else(|error| Err(Failure::new(FailureCode::TlsFailed, &error.to_string())))
-        };
-        self.tls.get_or_try_init(make).await
+        self.tls.get_or_try_init(|| dial::tls_connector(self.options.extra_roots.clone())).await
     }
 }
 
@@ -220,7 +215,7 @@ impl Channel for HttpChannel {
         }
         let answer = match timeout_at(first_byte_by, connection.send(request)).await {
             Ok(Sending::Answered(answer)) => answer,
-            Ok(Sending::GivenBack(error)) => return Err(dead(&told(&error))),
+            Ok(Sending::GivenBack(error, _)) => return Err(dead(&told(&error))),
             Ok(Sending::Lost(error)) => return Err(SendFailure::Unknown(lost(&error))),
             Err(_) => return Err(SendFailure::Unknown(timed_out("no answer", timeouts.first_byte.min(total)))),
         };
@@ -237,8 +232,8 @@ impl Channel for HttpChannel {
 
 /// One HTTP/1.1 connection and the task that drives it, which ends with it.
 #[derive(Debug)]
-pub(super) struct Connection {
-    sender: SendRequest<RequestBody>,
+pub(super) struct Connection<B = RequestBody> {
+    sender: SendRequest<B>,
     _driver: Driver,
 }
 
@@ -252,16 +247,26 @@ impl Drop for Driver {
 }
 
 /// What became of a request that was offered to a connection.
-enum Sending {
+pub(super) enum Sending<B> {
+    /// The head of an answer.
     Answered(Response<Incoming>),
     /// Not a byte of it was written.
-    GivenBack(hyper::Error),
+    GivenBack(hyper::Error, Box<Request<B>>),
+    /// Nobody knows.
     Lost(hyper::Error),
 }
 
-impl Connection {
+/// What a request may carry.
+pub(super) trait Content:
+    Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static
+{
+}
+
+impl<B> Content for B where B: Body<Data: Send, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static {}
+
+impl<B: Content> Connection<B> {
     /// Makes ready to speak HTTP: nothing is sent by it.
-    async fn over(stream: impl Stream, timeouts: &Timeouts) -> Result<Self, Failure> {
+    pub(super) async fn over(stream: impl Stream, timeouts: &Timeouts) -> Result<Self, Failure> {
         let failed = |detail: &str| Failure::new(FailureCode::ConnectFailed, detail);
         let (mut sender, driver) = http1::Builder::new()
             .max_buf_size(HEADERS_BYTES_MAX)
@@ -293,27 +298,27 @@ impl Connection {
             || timeout(POOL_READY_TIMEOUT, self.sender.ready()).await.is_ok_and(|ready| ready.is_ok())
     }
 
-    async fn send(&mut self, request: Request<RequestBody>) -> Sending {
+    pub(super) async fn send(&mut self, request: Request<B>) -> Sending<B> {
         match self.sender.try_send_request(request).await {
             Ok(answer) => Sending::Answered(answer),
             Err(mut refusal) => match refusal.take_message() {
-                Some(_) => Sending::GivenBack(refusal.into_error()),
+                Some(request) => Sending::GivenBack(refusal.into_error(), Box::new(request)),
                 None => Sending::Lost(refusal.into_error()),
             },
         }
     }
 }
 
-fn dead_code(used: bool) -> FailureCode {
+pub(super) fn dead_code(used: bool) -> FailureCode {
     if used { FailureCode::ConnectionDead } else { FailureCode::ConnectFailed }
 }
 
-fn timed_out(what: &str, after: Duration) -> Failure {
+pub(super) fn timed_out(what: &str, after: Duration) -> Failure {
     Failure::new(FailureCode::Timeout, &format!("{what} within {after:?}"))
 }
 
 /// Why there is no head of an answer.
-fn lost(error: &hyper::Error) -> Failure {
+pub(super) fn lost(error: &hyper::Error) -> Failure {
     let code = if error.is_parse_too_large() {
         FailureCode::AnswerTooLarge
     } else if error.is_parse() {
@@ -325,7 +330,7 @@ fn lost(error: &hyper::Error) -> Failure {
 }
 
 /// An error and its causes.
-fn told(error: &dyn std::error::Error) -> String {
+pub(super) fn told(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
@@ -369,7 +374,7 @@ fn append(bytes: &mut Zeroizing<Vec<u8>>, data: &[u8]) {
 
 /// `Retry-After` (RFC 9110 section 10.2.3) as a span: seconds, or a date measured against the server's own
 /// `Date` where it sends one, so that a wrong clock on either side does not matter.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
     let value = text(RETRY_AFTER).filter(|value| !value.is_empty())?;
     if value.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -476,7 +476,7 @@ impl hyper::rt::Write for Stuck {
 async fn a_connection_that_never_finishes_closing_leaves_no_task() {
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     let before = tasks();
-    let connection = Connection::over(Stuck, &Timeouts::default()).await.unwrap();
+    let connection: Connection = Connection::over(Stuck, &Timeouts::default()).await.unwrap();
     assert_eq!(tasks(), before + 1);
     drop(connection);
     settle().await;

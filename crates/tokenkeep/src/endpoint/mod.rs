@@ -1,7 +1,10 @@
 //! HTTP/1.1 to providers, with one thing that HTTP clients do not usually tell: whether a request that
 //! failed was provably *unsent*, or whether nobody knows.
 
+mod address;
 mod dial;
+pub(crate) mod forward;
+pub mod hosts;
 pub mod http;
 mod pool;
 mod target;

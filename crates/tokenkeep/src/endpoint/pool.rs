@@ -1,6 +1,7 @@
 //! Idle connections to one server, the last used first.
 
-use super::http::Connection;
+use super::http::{Connection, Content};
+use super::target::RequestBody;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -8,27 +9,28 @@ use tokio::time::Instant;
 
 /// Idle connections to one server, each with the time when it became idle.
 #[derive(Debug)]
-pub(super) struct Pool {
-    idle: Mutex<Idle>,
+pub(super) struct Pool<B = RequestBody> {
+    idle: Mutex<Idle<B>>,
     idle_max: usize,
     idle_timeout: Duration,
 }
 
-#[derive(Debug, Default)]
-struct Idle {
+#[derive(Debug)]
+struct Idle<B> {
     /// The longest idle first.
-    connections: VecDeque<(Instant, Connection)>,
+    connections: VecDeque<(Instant, Connection<B>)>,
     /// A task is there that drops connections in time.
     has_reaper: bool,
 }
 
-impl Pool {
+impl<B: Content> Pool<B> {
     pub(super) fn new(idle_max: usize, idle_timeout: Duration) -> Arc<Self> {
-        Arc::new(Self { idle: Mutex::default(), idle_max, idle_timeout })
+        let idle = Idle { connections: VecDeque::new(), has_reaper: false };
+        Arc::new(Self { idle: Mutex::new(idle), idle_max, idle_timeout })
     }
 
     /// The connection that was used last among those that are still alive.
-    pub(super) async fn take(&self) -> Option<Connection> {
+    pub(super) async fn take(&self) -> Option<Connection<B>> {
         loop {
             let mut connection = self.pop()?;
             if connection.is_alive().await {
@@ -38,7 +40,7 @@ impl Pool {
     }
 
     /// Keeps a connection; when there are too many, the longest idle one goes.
-    pub(super) fn put(self: &Arc<Self>, connection: Connection) {
+    pub(super) fn put(self: &Arc<Self>, connection: Connection<B>) {
         if self.idle_max == 0 || connection.is_closed() {
             return;
         }
@@ -52,7 +54,7 @@ impl Pool {
         }
     }
 
-    fn pop(&self) -> Option<Connection> {
+    fn pop(&self) -> Option<Connection<B>> {
         let (since, connection) = self.idle().connections.pop_back()?;
         (since.elapsed() < self.idle_timeout).then_some(connection)
     }
@@ -71,13 +73,13 @@ impl Pool {
         None
     }
 
-    fn idle(&self) -> MutexGuard<'_, Idle> {
+    fn idle(&self) -> MutexGuard<'_, Idle<B>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Drops idle connections in time, as long as there are any.
-async fn reap(pool: Weak<Pool>, idle_timeout: Duration) {
+async fn reap<B: Content>(pool: Weak<Pool<B>>, idle_timeout: Duration) {
     let mut next = Instant::now() + idle_timeout;
     loop {
         tokio::time::sleep_until(next).await;

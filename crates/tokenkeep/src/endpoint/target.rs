@@ -12,7 +12,7 @@ use tokenkeep_core::oauth::request::{self, ProviderRequest};
 use tokenkeep_core::{Failure, FailureCode, Secret};
 use url::{Host, Url};
 
-const AGENT: &str = concat!("tokenkeep/", env!("CARGO_PKG_VERSION"));
+pub(super) const AGENT: &str = concat!("tokenkeep/", env!("CARGO_PKG_VERSION"));
 
 /// The body of a token request; its memory is wiped when the last handle to it goes.
 pub(super) type RequestBody = Full<Bytes>;
@@ -56,7 +56,7 @@ pub(super) struct Target {
 }
 
 /// The bytes of a secret, wiped when they are dropped.
-struct SecretBytes(Secret);
+pub(super) struct SecretBytes(pub Secret);
 
 impl AsRef<[u8]> for SecretBytes {
     fn as_ref(&self) -> &[u8] {
@@ -184,7 +184,7 @@ pub(super) fn check_address(server: &Server, address: IpAddr, options: &Options)
     Ok(())
 }
 
-fn is_link_local(address: IpAddr) -> bool {
+pub(super) fn is_link_local(address: IpAddr) -> bool {
     /// Amazon's metadata service; it lies in the unique-local range.
     const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254);
     match address {

@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokenkeep_core::classify::Setback;
 use tokenkeep_core::lifecycle::{Context, Step};
-use tokenkeep_core::model::{Connection, ConnectionId, ConnectionKey, Holder, State, Status, Waiting};
+use tokenkeep_core::model::{Connection, ConnectionId, ConnectionKey, Generation, Holder, State, Status, Waiting};
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::schedule::Policy;
 use tokenkeep_core::{FailureCode, Timestamp};
@@ -129,6 +129,7 @@ impl Flight {
 struct Ask {
     key: ConnectionKey,
     force: bool,
+    only: Option<Generation>,
     answer: oneshot::Sender<Result<Started, StoreError>>,
 }
 
@@ -140,6 +141,8 @@ pub(crate) enum Started {
     Refused { connection: Box<Connection>, status: Status, code: Option<FailureCode>, retry_at: Option<Timestamp> },
     /// There is no such connection.
     Absent,
+    /// Another token set is in hand than the one that was meant.
+    Superseded,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -515,14 +518,19 @@ impl Engine {
     }
 
     /// Refreshes `key` at once, due or not, unless one is in flight or something forbids it. `force` overrides
-    /// only a doubt.
-    pub(crate) async fn ask(&self, key: &ConnectionKey, force: bool) -> Result<Started, StoreError> {
+    /// only a doubt. With `only`, not when another token set than this is in hand by the time of the claim.
+    pub(crate) async fn ask(
+        &self,
+        key: &ConnectionKey,
+        force: bool,
+        only: Option<Generation>,
+    ) -> Result<Started, StoreError> {
         loop {
             if *self.stop.borrow() {
                 return Err(StoreError::Closed);
             }
             let (answer, answered) = oneshot::channel();
-            lock(&self.asked).push_back(Ask { key: key.clone(), force, answer });
+            lock(&self.asked).push_back(Ask { key: key.clone(), force, only, answer });
             self.wake();
             // A worker that failed drops the question: another one will answer it.
             if let Ok(answer) = answered.await {
@@ -534,7 +542,7 @@ impl Engine {
     async fn serve_asks(self: &Arc<Self>, holder: Holder, attempts: &mut JoinSet<()>) {
         let waiting = std::mem::take(&mut *lock(&self.asked));
         for ask in waiting {
-            match self.start_at_once(holder, attempts, &ask.key, ask.force).await {
+            match self.start_at_once(holder, attempts, &ask).await {
                 // A caller that went away changes nothing: the attempt goes on.
                 Ok(Some(started)) => drop(ask.answer.send(Ok(started))),
                 Ok(None) => lock(&self.asked).push_back(ask),
@@ -549,14 +557,16 @@ impl Engine {
         self: &Arc<Self>,
         holder: Holder,
         attempts: &mut JoinSet<()>,
-        key: &ConnectionKey,
-        force: bool,
+        ask: &Ask,
     ) -> Result<Option<Started>, StoreError> {
-        let Some(seen) = self.parts.store.get(key).await? else { return Ok(Some(Started::Absent)) };
+        let Some(seen) = self.parts.store.get(&ask.key).await? else { return Ok(Some(Started::Absent)) };
+        if ask.only.is_some_and(|only| only != seen.generation) {
+            return Ok(Some(Started::Superseded));
+        }
         if let Some(flight) = self.flight(seen.id) {
             return Ok(Some(Started::InFlight(flight)));
         }
-        let provider = match self.admit(&seen, force) {
+        let provider = match self.admit(&seen, ask.force) {
             Ok(provider) => provider,
             Err(refused) => return Ok(Some(*refused)),
         };

@@ -301,7 +301,7 @@ pub trait Store: Send + Sync + 'static {
     async fn claim_due(&self, now: Timestamp, holder: Holder, quotas: &[Quota]) -> Result<Claimed, StoreError>;
 
     /// Claims this one, due or not, unless it is claimed, needs a sign-in, is paused, or is held, or its
-    /// grant or attempt number differs from those of `seen`.
+    /// grant, attempt or generation differs from those of `seen`: an attempt that was seen in flight may have ended.
     async fn claim_one(&self, now: Timestamp, holder: Holder, seen: &Connection) -> Result<ClaimOne, StoreError>;
 
     /// True while `work`'s claim stands: same grant, same attempt, still claimed by the same holder.

@@ -70,7 +70,7 @@ pub fn claimed(now: Timestamp, stored: &Connection, holder: Holder) -> Option<Co
 /// Whether [`super::Store::claim_one`] may claim it.
 pub fn is_claimable_now(stored: &Connection, seen: &Connection) -> bool {
     stored.id == seen.id
-        && (stored.grant, stored.attempt) == (seen.grant, seen.attempt)
+        && (stored.grant, stored.attempt, stored.generation) == (seen.grant, seen.attempt, seen.generation)
         && matches!(stored.state, State::Ready { .. })
         && !stored.paused
         && stored.hold.is_none()

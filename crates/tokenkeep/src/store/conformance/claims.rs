@@ -135,6 +135,11 @@ async fn one_connection_is_claimed_by_name(store: &dyn Store) {
     let ClaimOne::Claimed(work) = claim().await else { panic!("it is not due, and yet claimable") };
     assert_eq!(texts(work.tokens.as_ref().unwrap()), texts(&token_set("jira")));
     assert!(matches!(claim().await, ClaimOne::NotClaimable));
+    let in_flight = get(store, "jira").await;
+    applied(store, success(&work, 1, 9_000, "new")).await;
+    let ended_since = store.claim_one(at(1), holder(1), &in_flight).await.unwrap();
+    assert!(matches!(ended_since, ClaimOne::NotClaimable), "{ended_since:?}");
+    let ClaimOne::Claimed(work) = claim().await else { panic!("what is seen now is claimable") };
     applied(store, failure(&work, 2, State::NeedsReauth { cause: FailureCode::InvalidGrant, at: at(2) })).await;
     assert!(matches!(claim().await, ClaimOne::NotClaimable));
     assert!(matches!(claim_as_seen(store, at(1), holder(1), &key("absent")).await.unwrap(), ClaimOne::Absent));
