@@ -31,6 +31,7 @@ const MIGRATIONS: &[Step] = &[
     Step { sql: "", then: keep_fingerprint_key },
     Step { sql: VERSION_3, then: nothing },
     Step { sql: VERSION_4, then: nothing },
+    Step { sql: VERSION_5, then: nothing },
 ];
 
 /// One step from a version to the next: what SQL can say, and what it cannot.
@@ -194,6 +195,54 @@ const VERSION_4: &str = "
     INSERT INTO account (id, provider, account)
         SELECT c.id, c.provider, t.record ->> '$.account' FROM connection c JOIN token_set t ON t.id = c.id
         WHERE json_valid(t.record) AND t.record ->> '$.account' IS NOT NULL;
+";
+
+const VERSION_5: &str = "
+    -- Where events are sent. What a webhook still has to send: the events behind its cursor, and the pending entries of
+    -- its log. Numbers are never used twice: the sealed secrets are bound to them.
+    CREATE TABLE webhook (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        url TEXT NOT NULL,
+        description TEXT NOT NULL,
+        types TEXT NOT NULL,
+        namespace TEXT,
+        disabled_at INTEGER,
+        disabled_reason TEXT,
+        created_at INTEGER NOT NULL,
+        failures INTEGER NOT NULL DEFAULT 0,
+        failing_since INTEGER,
+        rest_until INTEGER,
+        delivered_at INTEGER,
+        cursor INTEGER NOT NULL,
+        secret BLOB NOT NULL,
+        former BLOB,
+        secret_number INTEGER NOT NULL,
+        former_until INTEGER
+    ) STRICT;
+    CREATE TABLE delivery (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        webhook INTEGER NOT NULL,
+        message TEXT,
+        event INTEGER,
+        kind TEXT,
+        namespace TEXT,
+        name TEXT,
+        body TEXT,
+        ordered INTEGER NOT NULL,
+        status INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        created_at INTEGER NOT NULL,
+        first_at INTEGER,
+        last_at INTEGER,
+        next_at INTEGER,
+        answer INTEGER,
+        error TEXT,
+        took_ms INTEGER,
+        repeats INTEGER
+    ) STRICT;
+    CREATE INDEX delivery_log ON delivery (webhook, id);
+    CREATE INDEX delivery_due ON delivery (webhook, next_at, id) WHERE status = 0 AND next_at IS NOT NULL;
+    CREATE INDEX delivery_waiting ON delivery (webhook, ordered, namespace, name, id) WHERE status = 0;
 ";
 
 /// The newest schema version that this Tokenkeep knows.

@@ -25,7 +25,8 @@ fn refused(place: &Place, says: &str) {
 }
 
 /// Takes away what later versions brought.
-const TO_VERSION_1: &str = "DROP TABLE warning; DROP TABLE account; DROP TABLE provider_note;
+const TO_VERSION_1: &str = "DROP TABLE webhook; DROP TABLE delivery; DROP TABLE warning; DROP TABLE account;
+    DROP TABLE provider_note;
     DELETE FROM meta WHERE key = 'fingerprint_key'; PRAGMA user_version = 1";
 
 /// A database as the first version wrote it: it did not store the key of its fingerprints.
@@ -40,7 +41,7 @@ async fn what_version_1_wrote_is_taken_over_with_its_fingerprints() {
     assert!(matches!(again[0], Granted::AlreadyHeld(_)));
     store.close().await.unwrap();
     let version: i64 = place.database().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
-    assert_eq!(version, 4);
+    assert_eq!(version, 5);
     place.sql("DELETE FROM meta WHERE key = 'fingerprint_key'");
     refused(&place, "the key of its fingerprints is missing");
 }
@@ -54,7 +55,9 @@ async fn what_version_3_wrote_is_told_of_and_known_by_its_account() {
     grant.times.consent_end = Some(Deadline { at: at(DAY_MS), told_until: at(-1) });
     store.grant(at(0), vec![grant, new_grant("b")]).await.unwrap();
     store.close().await.unwrap();
-    place.sql("DROP TABLE warning; DROP TABLE account; PRAGMA user_version = 3");
+    place.sql(
+        "DROP TABLE webhook; DROP TABLE delivery; DROP TABLE warning; DROP TABLE account; PRAGMA user_version = 3",
+    );
     let store = place.open().unwrap();
     assert_eq!(store.of_account("p", "anna").await.unwrap(), [key("a")]);
     let warned = store.warn_due(at(0)).await.unwrap();
@@ -71,7 +74,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     place.sql("PRAGMA user_version = 99");
     let before = place.bytes();
     let error = place.open().unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 99, known: 4 }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 99, known: 5 }), "{error}");
     assert_eq!(place.bytes(), before);
     assert!(!schema::beside(&place.path, "-wal").exists());
 }
@@ -88,7 +91,7 @@ async fn a_newer_schema_in_the_log_is_refused_and_left_alone() {
     }
     let log = || std::fs::read(schema::beside(&crashed.path, "-wal")).unwrap();
     let before = (crashed.bytes(), log());
-    assert!(matches!(crashed.open().unwrap_err(), StoreError::Newer { found: 99, known: 4 }));
+    assert!(matches!(crashed.open().unwrap_err(), StoreError::Newer { found: 99, known: 5 }));
     assert_eq!((crashed.bytes(), log()), before);
 }
 
