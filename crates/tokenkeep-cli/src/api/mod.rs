@@ -20,6 +20,7 @@ pub mod problem;
 pub mod stream;
 pub mod summary;
 pub mod token;
+pub mod webhooks;
 
 use crate::config::live::Live;
 use axum::Router;
@@ -85,6 +86,12 @@ pub fn whole(api: Api) -> Router {
         .route("/v1/admin/master-key/rotate", post(admin::rotate))
         .route("/v1/admin/backup", post(admin::backup))
         .route("/v1/config", get(config::get))
+        .route("/v1/webhooks", get(webhooks::list).post(webhooks::create))
+        .route("/v1/webhooks/{id}", get(webhooks::show).patch(webhooks::change).delete(webhooks::remove))
+        .route("/v1/webhooks/{id}/rotate-secret", post(webhooks::rotate_secret))
+        .route("/v1/webhooks/{id}/test", post(webhooks::test))
+        .route("/v1/webhooks/{id}/deliveries", get(webhooks::deliveries))
+        .route("/v1/webhooks/{id}/deliveries/{delivery}/redeliver", post(webhooks::redeliver))
         .route("/v1/events", get(events::list))
         .route("/v1/events/stream", get(stream::get));
     with_fallbacks(router).with_state(api)
