@@ -502,6 +502,8 @@ async fn what_a_webhook_does_not_get_costs_it_no_history() {
         scene.refreshed("a", nth);
         tokio::task::yield_now().await;
     }
+    pass(HOUR).await;
+    scene.crash().await;
     scene.happen(EventKind::Held, Some("a"), "0");
     pass(HOUR).await;
     assert_eq!(scene.receiver.acknowledged(), ["a 0"]);
