@@ -192,7 +192,7 @@ fn secrets_are_shown_only_where_they_must_be() {
 #[test]
 fn the_architecture_stays_short_and_true() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md is there");
-    assert!(text.lines().count() <= 150, "ARCHITECTURE.md has {} lines", text.lines().count());
+    assert!(text.lines().count() <= 190, "ARCHITECTURE.md has {} lines", text.lines().count());
     for word in text.split(|c: char| c.is_whitespace() || "()`,;".contains(c)) {
         if (word.starts_with("crates/") || word.starts_with("tests/")) && !word.contains('*') {
             let path = word.trim_end_matches(['.', ':']);

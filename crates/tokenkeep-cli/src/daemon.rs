@@ -75,6 +75,9 @@ impl Daemon {
         let keep = TokenKeep::open(config).await?;
         match listeners(&socket, listen).await {
             Ok((unix, tcp)) => {
+                if let Err(error) = api::webhooks::deliver(&keep).await {
+                    tracing::error!(%error, "webhooks are sent nothing until the next start");
+                }
                 let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
                 let scheme = if secured.is_some() { "https" } else { "http" };
                 let sign_ins = SignIns::at(public_url.or_else(|| address.and_then(|tcp| address_of(scheme, tcp))));

@@ -38,6 +38,8 @@ pub struct Config {
     pub in_flight_max: u32,
     /// How many workers claim and refresh side by side.
     pub workers: u32,
+    /// Hosts (`host` or `host:port`) that webhooks may lead to although they are not of the public Internet, or not https.
+    pub webhook_hosts: Vec<String>,
 }
 
 impl Config {
@@ -52,6 +54,7 @@ impl Config {
             connections: Vec::new(),
             in_flight_max: IN_FLIGHT_MAX,
             workers: 1,
+            webhook_hosts: Vec::new(),
         }
     }
 }

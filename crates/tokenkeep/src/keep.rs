@@ -22,19 +22,21 @@ use crate::rotation::{KeyState, Rotator};
 use crate::seal::random_bytes;
 use crate::store::lock::StateLock;
 use crate::store::sqlite::{ClockAnchor, SqliteStore};
+use crate::store::webhooks::WebhookStore;
 use crate::store::{
     Event, EventKind, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, PAGE_MAX, ProviderSummary, Store,
     StoreError, Summary,
 };
 use crate::token_file::{Held, KeptFile, Sinks, TOLD_IN_STEPS_OF_MIN, format, told_end};
 use crate::tokens::{Handed, Hot};
+use crate::webhooks::{self, Egress, Webhooks};
 use aws_lc_rs::digest;
 use futures_util::future::try_join_all;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
 use std::time::Duration;
 use tokenkeep_core::lifecycle::{self, Brought, Context};
 use tokenkeep_core::model::{Connection, ConnectionKey, Generation, Hold, Origin, Renewal, State, Status, Waiting};
@@ -148,6 +150,8 @@ struct Inner {
     /// `None` before they are started, and after they have ended.
     sinks: Mutex<Option<Sinks>>,
     proxy: Proxy,
+    /// Only an instance with a state folder has them.
+    webhooks: OnceLock<Webhooks>,
 }
 
 impl Drop for Inner {
@@ -239,12 +243,36 @@ impl TokenKeep {
         let audit = Arc::new(Audit::new(Arc::clone(&store)));
         let folder = Folder { path, store, clock, rotator, keys, audit, skew_ms: AtomicI64::new(0), _lock: state_lock };
         let keep = Self::start(engine, Some(folder), config.connections.clone()).await?;
+        keep.have_webhooks(&config.webhook_hosts);
         keep.start_sinks(Sinks::start(&keep, &config.connections, keepers));
         Ok(keep)
     }
 
     fn start_sinks(&self, sinks: Sinks) {
         *lock(&self.inner.sinks) = Some(sinks);
+    }
+
+    fn have_webhooks(&self, allow_hosts: &[String]) {
+        let Some(folder) = &self.inner.folder else { return };
+        let (engine, inner) = (Arc::clone(&self.inner.engine), Arc::downgrade(&self.inner));
+        let parts = webhooks::Parts {
+            store: Arc::clone(&folder.store) as Arc<dyn WebhookStore>,
+            clock: Arc::clone(&folder.clock) as Arc<dyn Clock>,
+            dice: Arc::clone(&engine.parts.dice),
+            wall: Arc::new(move |at| inner.upgrade().map_or(at, |inner| Self { inner }.wall(at))),
+            news: Box::new(move || engine.events.subscribe()),
+        };
+        // Nobody else sets it.
+        let _ = self.inner.webhooks.set(Webhooks::new(parts, Egress::to(allow_hosts)));
+    }
+
+    /// The webhooks. They send nothing before [`Webhooks::deliver`] is called.
+    ///
+    /// # Errors
+    /// This instance has no state folder.
+    pub fn webhooks(&self) -> Result<&Webhooks, Error> {
+        self.folder()?;
+        self.inner.webhooks.get().ok_or(Error::ShuttingDown)
     }
 
     /// Keeps the token files of these connections from now on, and no others.
@@ -331,6 +359,7 @@ impl TokenKeep {
             wall_ahead_ms: AtomicI64::new(i64::MAX / 2),
             sinks: Mutex::default(),
             proxy: Proxy::default(),
+            webhooks: OnceLock::new(),
         });
         if let Some(folder) = &inner.folder {
             tokio::spawn(watch_the_wall(Arc::downgrade(&inner)));
@@ -360,6 +389,9 @@ impl TokenKeep {
     /// configuration is in use all the same; the next reload or start does the rest.
     pub async fn reload(&self, config: Config) -> Result<Changes, Error> {
         self.inner.declared.replace(config.connections.clone());
+        if let Some(webhooks) = self.inner.webhooks.get() {
+            webhooks.allow_hosts(&config.webhook_hosts);
+        }
         let changes = self.inner.engine.reload(config.policy, config.providers).await?;
         self.label_declared().await?;
         self.keep_token_files(&config.connections).await?;
@@ -1096,6 +1128,9 @@ impl TokenKeep {
         let sinks = lock(&self.inner.sinks).take();
         if let Some(sinks) = sinks {
             sinks.finish().await;
+        }
+        if let Some(webhooks) = self.inner.webhooks.get() {
+            webhooks.stop().await;
         }
         let stopped = NewEvent::new(EventKind::SystemStopped, self.now(), None, "Tokenkeep has stopped.");
         self.inner.engine.record(stopped).await;

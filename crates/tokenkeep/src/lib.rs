@@ -26,6 +26,7 @@ pub mod seal;
 pub mod store;
 mod token_file;
 mod tokens;
+pub mod webhooks;
 
 pub use config::{Config, Provider};
 pub use engine::Changes;

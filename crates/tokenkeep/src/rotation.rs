@@ -4,6 +4,7 @@
 //! new key in master.key.next, durable
 //!   → the database names it as its next key          from here on both keys are needed, and the new one seals
 //!   → every token set sealed anew, in batches        a restart begins again; what is done is passed by
+//!   → every secret of a webhook, in one
 //!   → every place of the journal wiped once          those in use as soon as they are free
 //!   → the journal names the new key as its own
 //!   → the database names the new key as its own      from here on the former key opens nothing that is named
@@ -186,6 +187,8 @@ impl Rotator {
         let is_rotating = self.store.is_rotating().await?;
         if is_rotating {
             self.reseal_token_sets().await?;
+            self.store.reseal_webhooks().await?;
+            self.step("the secrets of webhooks are sealed anew");
             self.wipe_journal().await?;
             self.journal.adopt_key().map_err(journal_error)?;
             self.step("the journal names the new key");

@@ -49,6 +49,9 @@ pub enum Field {
     Answer = 4,
     /// The key of the fingerprints, which belongs to no connection.
     FingerprintKey = 5,
+    /// What a webhook's deliveries are signed with. Its connection is the webhook's number, and its generation counts
+    /// its secrets.
+    WebhookSecret = 6,
 }
 
 /// Where a sealed value belongs; authenticated with it.

@@ -58,6 +58,7 @@ const fn rule(method: &'static str, path: &'static str, need: Need) -> Rule {
 const STATUS: Need = Need::Scope(Scope::Status);
 const TOKEN: Need = Need::Scope(Scope::Token);
 const MANAGE: Need = Need::Scope(Scope::Manage);
+const WEBHOOKS: Need = Need::Everything(Scope::Manage);
 const ADMIN: Need = Need::Everything(Scope::Admin);
 
 /// Every route of the API. One that is not here is refused to everybody.
@@ -98,6 +99,16 @@ pub const RULES: &[Rule] = &[
     rule("POST", "/v1/api-keys", Need::Scope(Scope::Admin)),
     rule("GET", "/v1/api-keys/{id}", Need::Scope(Scope::Admin)),
     rule("DELETE", "/v1/api-keys/{id}", Need::Scope(Scope::Admin)),
+    // A webhook may hear of everything, and its address may be a secret.
+    rule("GET", "/v1/webhooks", WEBHOOKS),
+    rule("POST", "/v1/webhooks", WEBHOOKS),
+    rule("GET", "/v1/webhooks/{id}", WEBHOOKS),
+    rule("PATCH", "/v1/webhooks/{id}", WEBHOOKS),
+    rule("DELETE", "/v1/webhooks/{id}", WEBHOOKS),
+    rule("POST", "/v1/webhooks/{id}/rotate-secret", WEBHOOKS),
+    rule("POST", "/v1/webhooks/{id}/test", WEBHOOKS),
+    rule("GET", "/v1/webhooks/{id}/deliveries", WEBHOOKS),
+    rule("POST", "/v1/webhooks/{id}/deliveries/{delivery}/redeliver", WEBHOOKS),
     rule("GET", "/v1/audit", ADMIN),
     rule("POST", "/v1/audit/verify", ADMIN),
     rule("GET", "/v1/session", Need::Known),

@@ -26,6 +26,7 @@ pub mod session;
 pub mod stream;
 pub mod summary;
 pub mod token;
+pub mod webhooks;
 
 use crate::config::live::Live;
 use axum::Router;
@@ -154,6 +155,12 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(audit::verify))
         .routes(routes!(session::show, session::begin, session::end))
         .routes(routes!(session::setup))
+        .routes(routes!(webhooks::list, webhooks::create))
+        .routes(routes!(webhooks::show, webhooks::change, webhooks::remove))
+        .routes(routes!(webhooks::rotate_secret))
+        .routes(routes!(webhooks::test))
+        .routes(routes!(webhooks::deliveries))
+        .routes(routes!(webhooks::redeliver))
         .routes(routes!(config::get))
         .routes(routes!(events::list))
         .routes(routes!(stream::get))

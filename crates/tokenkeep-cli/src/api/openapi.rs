@@ -79,6 +79,7 @@ const EVERYWHERE: [(u16, &str, &str); 6] = [
         (name = "proxy", description = "Calls to providers' APIs for callers who never hold the token"),
         (name = "sign-in", description = "How a person connects an account"),
         (name = "events", description = "What happened"),
+        (name = "webhooks", description = "Where events are sent"),
         (name = "fleet", description = "All connections together"),
         (name = "admin", description = "The daemon itself"),
         (name = "health", description = "For whoever watches the process; open to all"),

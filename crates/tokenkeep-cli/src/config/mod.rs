@@ -9,6 +9,7 @@ pub mod live;
 mod providers;
 mod secrets;
 pub mod shown;
+mod webhooks;
 
 pub use document::{ConfigErrors, Sources, check_endpoint};
 pub use shown::{Setting, Source};
@@ -39,7 +40,7 @@ const IN_FLIGHT_LIMIT: u32 = 4_096;
 pub const RESTART_SETTINGS: &[&str] =
     &["server.listen", "server.tls_cert", "server.tls_key", "store.url", "store.master_key", "refresh.in_flight_max"];
 
-const SECTIONS: &[&str] = &["server", "store", "refresh", "metrics", "providers", "connections"];
+const SECTIONS: &[&str] = &["server", "store", "refresh", "metrics", "providers", "connections", "webhooks"];
 const STORE_KEYS: &[&str] = &["url", "master_key"];
 const MASTER_KEY_EXPECTED: &str = "{ file = \"PATH\" }, { env = \"NAME\" } or { credential = \"NAME\" }";
 
@@ -62,6 +63,8 @@ pub struct Settings {
     pub providers: Vec<ProviderSettings>,
     /// The connections.
     pub connections: Vec<Declared>,
+    /// Where webhooks may lead beside the public Internet.
+    pub webhook_hosts: Vec<String>,
     /// Every setting with its source.
     pub shown: Vec<Setting>,
 }
@@ -85,6 +88,7 @@ impl Settings {
             in_flight_max: self.in_flight_max.unwrap_or(IN_FLIGHT_MAX),
             providers: self.providers.into_iter().map(|p| p.provider).collect(),
             connections: self.connections,
+            webhook_hosts: self.webhook_hosts,
             ..tokenkeep::Config::new(state_dir)
         }
     }
@@ -120,6 +124,7 @@ fn read(root: &Section<'_>, secrets: &Secrets<'_>) -> Settings {
     let sections = each(root, "providers", providers::KEYS);
     let names: Vec<&str> = sections.iter().map(|(name, _)| name.as_str()).collect();
     let providers = sections.iter().filter_map(|(name, section)| providers::read(name, section, secrets)).collect();
+    let webhook_hosts = webhooks::read(&part(root, "webhooks", webhooks::KEYS));
     let connections = each(root, "connections", connections::KEYS);
     Settings {
         listen,
@@ -130,6 +135,7 @@ fn read(root: &Section<'_>, secrets: &Secrets<'_>) -> Settings {
         in_flight_max,
         connections: connections::read(&connections, &names),
         providers,
+        webhook_hosts,
         shown: Vec::new(),
     }
 }

@@ -6,7 +6,7 @@
 
 use super::dial::{self, Stream};
 use super::pool::Pool;
-use super::target::{Origin, RequestBody, Scheme, Server, Target, check_address};
+use super::target::{self, Origin, RequestBody, Scheme, Server, Target, check_address};
 use super::{
     ANSWER_BYTES_MAX, CONNECT_TIMEOUT, Channel, Endpoint, FIRST_BYTE_TIMEOUT, HEADERS_BYTES_MAX, Reuse, SendFailure,
     TLS_TIMEOUT, TOTAL_TIMEOUT,
@@ -65,6 +65,35 @@ impl Default for Timeouts {
     }
 }
 
+/// Where an [`HttpEndpoint`] may connect to (`security.md` 10 and 11).
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Reach {
+    /// URLs that the configuration names: all but link-local addresses, and plain http on this machine.
+    #[default]
+    Configured,
+    /// URLs that any user may have given: https to addresses of the public Internet. Of these hosts (`host` or
+    /// `host:port`) anything, plain http included.
+    Public {
+        /// The hosts that the configuration names.
+        except: Vec<String>,
+    },
+}
+
+/// How much of an answer is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AnswerLimit {
+    /// A longer one is [`FailureCode::AnswerTooLarge`].
+    Refuse(usize),
+    /// Of a longer or broken one the beginning: its status is what counts.
+    Cut(usize),
+}
+
+impl Default for AnswerLimit {
+    fn default() -> Self {
+        Self::Refuse(ANSWER_BYTES_MAX)
+    }
+}
+
 /// What an [`HttpEndpoint`] may do, and with which limits.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -72,6 +101,10 @@ pub struct Options {
     pub allow_http_hosts: Vec<String>,
     /// Hosts that may have link-local addresses.
     pub allow_private_hosts: Vec<String>,
+    /// Where it may connect to at all.
+    pub reach: Reach,
+    /// How much of an answer is read.
+    pub answer: AnswerLimit,
     /// Root certificates beside those of the machine.
     pub extra_roots: Vec<CertificateDer<'static>>,
     /// How long each step may take.
@@ -87,6 +120,8 @@ impl Default for Options {
         Self {
             allow_http_hosts: Vec::new(),
             allow_private_hosts: Vec::new(),
+            reach: Reach::default(),
+            answer: AnswerLimit::default(),
             extra_roots: Vec::new(),
             timeouts: Timeouts::default(),
             pool_idle_max: POOL_IDLE_MAX,
@@ -129,6 +164,14 @@ impl HttpEndpoint {
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self { options: Arc::new(options), tls: OnceCell::new(), directory: RwLock::default() }
+    }
+
+    /// Whether it would connect to this URL, as far as that can be told without asking for the host's addresses.
+    ///
+    /// # Errors
+    /// [`FailureCode::WrongEndpoint`]: why not.
+    pub fn check(&self, url: &Url) -> Result<(), Failure> {
+        target::check_url(url, &self.options)
     }
 
     fn target(&self, url: &Url) -> Result<Arc<Target>, Failure> {
@@ -178,14 +221,14 @@ impl HttpEndpoint {
 impl Endpoint for HttpEndpoint {
     async fn connect(&self, url: &Url, reuse: Reuse) -> Result<Box<dyn Channel>, Failure> {
         let target = self.target(url)?;
-        let timeouts = self.options.timeouts;
+        let Options { timeouts, answer: limit, .. } = *self.options;
         if reuse == Reuse::Pooled
             && let Some(connection) = target.origin.pool.take().await
         {
-            return Ok(Box::new(HttpChannel { connection, target, timeouts, reuse, used: true }));
+            return Ok(Box::new(HttpChannel { connection, target, timeouts, limit, reuse, used: true }));
         }
         let connection = self.open(&target.origin.server).await?;
-        Ok(Box::new(HttpChannel { connection, target, timeouts, reuse, used: false }))
+        Ok(Box::new(HttpChannel { connection, target, timeouts, limit, reuse, used: false }))
     }
 }
 
@@ -194,6 +237,7 @@ struct HttpChannel {
     connection: Connection,
     target: Arc<Target>,
     timeouts: Timeouts,
+    limit: AnswerLimit,
     reuse: Reuse,
     /// It has carried requests before.
     used: bool,
@@ -202,7 +246,7 @@ struct HttpChannel {
 #[async_trait]
 impl Channel for HttpChannel {
     async fn send(self: Box<Self>, request: ProviderRequest, timeout: Duration) -> Result<RawAnswer, SendFailure> {
-        let Self { mut connection, target, timeouts, reuse, used } = *self;
+        let Self { mut connection, target, timeouts, limit, reuse, used } = *self;
         let request = target.request(request).map_err(SendFailure::Unsent)?;
         let total = timeout.min(timeouts.total);
         let first_byte_by = Instant::now() + timeouts.first_byte.min(total);
@@ -219,7 +263,7 @@ impl Channel for HttpChannel {
             Ok(Sending::Lost(error)) => return Err(SendFailure::Unknown(lost(&error))),
             Err(_) => return Err(SendFailure::Unknown(timed_out("no answer", timeouts.first_byte.min(total)))),
         };
-        let answer = timeout_at(deadline, read_answer(answer))
+        let answer = timeout_at(deadline, read_answer(answer, limit))
             .await
             .unwrap_or_else(|_| Err(timed_out("no end of the answer", total)))
             .map_err(SendFailure::Unknown)?;
@@ -335,30 +379,46 @@ pub(super) fn told(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
-async fn read_answer(answer: Response<Incoming>) -> Result<RawAnswer, Failure> {
+async fn read_answer(answer: Response<Incoming>, limit: AnswerLimit) -> Result<RawAnswer, Failure> {
     let (head, body) = answer.into_parts();
     let text = |name: HeaderName| head.headers.get(name).and_then(|value| value.to_str().ok());
     let content_type = text(CONTENT_TYPE).map(str::to_owned);
     let retry_after = retry_after(&head.headers, SystemTime::now());
-    Ok(RawAnswer { status: head.status.as_u16(), content_type, retry_after, body: read_body(body).await? })
+    let body = match limit {
+        AnswerLimit::Refuse(most) => read_body(body, most).await?,
+        AnswerLimit::Cut(most) => read_beginning(body, most).await,
+    };
+    Ok(RawAnswer { status: head.status.as_u16(), content_type, retry_after, body })
 }
 
-async fn read_body(mut body: Incoming) -> Result<Zeroizing<Vec<u8>>, Failure> {
+async fn read_body(mut body: Incoming, most: usize) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let announced = body.size_hint().exact().map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-    let too_large = || Failure::new(FailureCode::AnswerTooLarge, &format!("more than {ANSWER_BYTES_MAX} bytes"));
-    if announced.is_some_and(|bytes| bytes > ANSWER_BYTES_MAX) {
+    let too_large = || Failure::new(FailureCode::AnswerTooLarge, &format!("more than {most} bytes"));
+    if announced.is_some_and(|bytes| bytes > most) {
         return Err(too_large());
     }
     let mut bytes = Zeroizing::new(Vec::with_capacity(announced.unwrap_or(BODY_BYTES_FIRST)));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| Failure::new(FailureCode::AnswerTruncated, &told(&error)))?;
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > ANSWER_BYTES_MAX {
+        if bytes.len() + data.len() > most {
             return Err(too_large());
         }
         append(&mut bytes, &data);
     }
     Ok(bytes)
+}
+
+async fn read_beginning(mut body: Incoming, most: usize) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(Vec::new());
+    while bytes.len() < most
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        let Ok(data) = frame.into_data() else { continue };
+        let room = most - bytes.len();
+        append(&mut bytes, &data[..data.len().min(room)]);
+    }
+    bytes
 }
 
 /// Appends without leaving an unwiped copy behind where the vector has to grow.

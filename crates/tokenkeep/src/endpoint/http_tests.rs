@@ -290,6 +290,39 @@ async fn an_answer_has_a_size_up_to_which_it_is_taken() {
 }
 
 #[tokio::test]
+async fn of_an_answer_that_may_be_cut_the_status_counts() {
+    let endpoint = endpoint_with(Options { answer: AnswerLimit::Cut(100), ..Options::default() });
+    let long = "x".repeat(ANSWER_BYTES_MAX);
+    for (answer, bytes) in [
+        (format!("HTTP/1.1 202 Accepted\r\nContent-Length: 99999999\r\n\r\n{long}"), 100),
+        ("HTTP/1.1 202 Accepted\r\nContent-Length: 60\r\n\r\nbroken off".to_owned(), 10),
+        ("HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n".to_owned(), 0),
+    ] {
+        let server = answering(answer);
+        let answer = exchange(&endpoint, &server.url, Reuse::Fresh).await.unwrap();
+        assert_eq!((answer.status, answer.body.len()), (202, bytes));
+        server.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn what_users_name_is_looked_at_by_its_address_and_not_connected_to() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let reach = |except: Vec<String>| endpoint_with(Options { reach: Reach::Public { except }, ..Options::default() });
+    let url: Url = format!("https://localhost:{port}/").parse().unwrap();
+    let failure = reach(Vec::new()).connect(&url, Reuse::Fresh).await.err().expect("it is refused");
+    assert_eq!(failure.code, FailureCode::ConnectFailed);
+    assert!(failure.detail.contains("no address of the public Internet"), "{failure:?}");
+    assert_eq!(listener.accept().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    let plain: Url = format!("http://localhost:{port}/").parse().unwrap();
+    assert_eq!(reach(Vec::new()).connect(&plain, Reuse::Fresh).await.err().unwrap().code, FailureCode::WrongEndpoint);
+    let allowed = reach(vec![format!("localhost:{port}")]);
+    assert!(allowed.connect(&plain, Reuse::Fresh).await.is_ok());
+}
+
+#[tokio::test]
 async fn a_slow_answer_times_out_and_is_unknown() {
     let (short, long) = (Duration::from_millis(80), 5 * SECOND);
     let silent = || {

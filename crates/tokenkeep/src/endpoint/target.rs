@@ -1,6 +1,7 @@
 //! What a token URL says, read and checked once: where to connect, and what every request to it has in common.
 
-use super::http::Options;
+use super::address::is_public;
+use super::http::{Options, Reach};
 use super::pool::Pool;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
@@ -87,12 +88,37 @@ impl Server {
             return Err(refused(url, "token_url names no host"));
         };
         let server = Self { scheme, host: host.to_owned(), port };
+        if let Reach::Public { except } = &options.reach {
+            let is_fit = scheme == Scheme::Https || server.is_among(except);
+            return if is_fit { Ok(server) } else { Err(refused(url, "it is plain http, and not an allowed host")) };
+        }
         if scheme == Scheme::Http && !is_loopback_host(&server.host) && !listed(&options.allow_http_hosts, &server.host)
         {
             return Err(refused(url, "token_url is plain http, which only this machine or an allowed host may be"));
         }
         Ok(server)
     }
+
+    /// Whether one of these, `host` or `host:port`, is it.
+    fn is_among(&self, hosts: &[String]) -> bool {
+        let with_port = format!("{}:{}", self.host, self.port);
+        listed(hosts, &self.host) || hosts.iter().any(|listed| listed.eq_ignore_ascii_case(&with_port))
+    }
+}
+
+/// Whether a URL may be connected to, as far as it says itself: a host's name may yet have addresses that are refused.
+///
+/// # Errors
+/// [`FailureCode::WrongEndpoint`].
+pub(super) fn check_url(url: &Url, options: &Options) -> Result<(), Failure> {
+    let server = Server::of(url, options)?;
+    let address = match server.host {
+        Host::Ipv4(address) => IpAddr::V4(address),
+        Host::Ipv6(address) => IpAddr::V6(address),
+        Host::Domain(_) if is_loopback_host(&server.host) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        Host::Domain(_) => return Ok(()),
+    };
+    check_address(&server, address, options).map_err(|why| refused(url, why))
 }
 
 impl Target {
@@ -170,6 +196,9 @@ fn listed(hosts: &[String], host: &Host<String>) -> bool {
 /// Why not: link-local addresses, where clouds keep their metadata services, unless the host is allowed;
 /// and an address that is not loopback for plain http to a name that means this machine.
 pub(super) fn check_address(server: &Server, address: IpAddr, options: &Options) -> Result<(), &'static str> {
+    if let Reach::Public { except } = &options.reach {
+        return if server.is_among(except) || is_public(address) { Ok(()) } else { Err(NOT_PUBLIC) };
+    }
     if listed(&options.allow_private_hosts, &server.host) {
         return Ok(());
     }
@@ -183,6 +212,8 @@ pub(super) fn check_address(server: &Server, address: IpAddr, options: &Options)
     }
     Ok(())
 }
+
+const NOT_PUBLIC: &str = "it is no address of the public Internet, and not an allowed host";
 
 pub(super) fn is_link_local(address: IpAddr) -> bool {
     /// Amazon's metadata service; it lies in the unique-local range.
@@ -242,6 +273,55 @@ mod tests {
         let local = server("http://localhost/", &options).unwrap();
         assert!(check_address(&local, "127.0.0.1".parse().unwrap(), &options).is_ok());
         assert!(check_address(&local, "93.184.216.34".parse().unwrap(), &options).is_err(), "a poisoned localhost");
+    }
+
+    #[test]
+    fn what_users_name_reaches_the_public_internet_and_allowed_hosts_alone() {
+        let except = vec!["127.0.0.1:9000".into(), "inside.test".into(), "[fd00::1]:8443".into()];
+        let options = Options { reach: Reach::Public { except }, ..Options::default() };
+        let check = |url: &str| check_url(&url.parse().unwrap(), &options).map_err(|failure| failure.code);
+        for url in [
+            "https://example.com/h",
+            "https://93.184.216.34/",
+            "http://127.0.0.1:9000/h",
+            "https://127.0.0.1:9000/h",
+            "http://inside.test:81/",
+            "https://[fd00::1]:8443/",
+            "https://[2606:4700::1111]/",
+        ] {
+            assert_eq!(check(url), Ok(()), "{url}");
+        }
+        for url in [
+            "http://example.com/",
+            "https://127.0.0.1/",
+            "https://127.0.0.1:9001/",
+            "https://localhost/",
+            "https://a.localhost:9000/",
+            "https://2130706433/",
+            "https://0x7f.1/",
+            "https://10.1.2.3/",
+            "https://169.254.169.254/latest/meta-data",
+            "https://[::ffff:10.0.0.1]/",
+            "https://[fd00::1]/",
+            "https://user:pass@example.com/",
+            "ftp://example.com/",
+        ] {
+            assert_eq!(check(url), Err(FailureCode::WrongEndpoint), "{url}");
+        }
+        let evil = server("https://evil.test/", &options).unwrap();
+        let inside = server("https://inside.test/", &options).unwrap();
+        let private = "0.0.0.0 10.0.0.1 100.64.0.1 127.0.0.1 169.254.169.254 172.16.0.1 192.0.0.1 192.0.2.1 192.88.99.1 \
+                       192.168.1.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 240.0.0.1 255.255.255.255 :: ::1 \
+                       ::ffff:127.0.0.1 64:ff9b::7f00:1 100::1 2001::1 2001:db8::1 2002:7f00:1::1 3fff::1 fc00::1 fd00:ec2::254 \
+                       fe80::1 ff02::1";
+        for address in private.split_whitespace() {
+            let address = address.parse().unwrap();
+            assert!(check_address(&evil, address, &options).is_err(), "{address}");
+            assert!(check_address(&inside, address, &options).is_ok(), "{address}");
+        }
+        for address in ["1.1.1.1", "100.128.0.1", "172.32.0.1", "198.20.0.1", "2606:4700::1111", "64:ff9b::101:101"] {
+            assert!(check_address(&evil, address.parse().unwrap(), &options).is_ok(), "{address}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::*;
 use crate::keys::{KeySource, MASTER_KEY_FILE, NEXT_KEY_FILE};
 use crate::store::EventQuery;
+use crate::webhooks;
 use crate::{Config, Import, Imported, Provider, TokenAsk, TokenKeep};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -20,6 +21,7 @@ fn config(folder: &Path) -> Config {
     let nowhere = "http://127.0.0.1:9/token".parse().unwrap();
     config.providers.push(Provider::new("p", nowhere, client, Rules::default()));
     config.in_flight_max = 4;
+    config.webhook_hosts = vec!["127.0.0.1:9".into()];
     config
 }
 
@@ -39,6 +41,15 @@ async fn fill(keep: &TokenKeep) {
     for imported in keep.import_many(imports).await {
         assert!(matches!(imported.unwrap(), Imported::Created(_)));
     }
+    let webhooks = keep.webhooks().unwrap();
+    let settings = webhooks::model::Settings {
+        url: "http://127.0.0.1:9/".into(),
+        description: String::new(),
+        types: webhooks::model::Types::default(),
+        namespace: None,
+    };
+    let (webhook, _) = webhooks.create(settings).await.unwrap();
+    webhooks.rotate_secret(webhook.id).await.unwrap();
 }
 
 /// Stops, and leaves the folder to the next.
@@ -52,6 +63,11 @@ async fn check(keep: &TokenKeep, folder: &Path) {
         let handed = keep.token(&key(nth), TokenAsk::default()).await.unwrap();
         assert_eq!(handed.token.access_token.expose(), format!("access-canary-{nth}"));
         assert!(matches!(keep.import(import(nth, "refresh")).await.unwrap(), Imported::AlreadyHeld(_)), "{folder:?}");
+    }
+    let webhooks = keep.webhooks().unwrap();
+    for webhook in webhooks.list().await.unwrap() {
+        // Nobody is there, but it is signed, with both secrets.
+        webhooks.test(webhook.id, "webhook.test", String::new()).await.unwrap();
     }
 }
 

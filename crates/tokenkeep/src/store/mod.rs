@@ -13,6 +13,7 @@ pub mod memory;
 mod record;
 mod rules;
 pub mod sqlite;
+pub mod webhooks;
 
 use async_trait::async_trait;
 use std::collections::BTreeMap;

@@ -2,6 +2,7 @@
 
 use super::{fault, rows};
 use crate::store::{Event, EventKind, EventQuery, NewEvent, PAGE_MAX, StoreError};
+use crate::webhooks::model::Settings;
 use rusqlite::{Connection as Database, OptionalExtension as _, Row, params};
 use std::collections::VecDeque;
 use tokenkeep_core::{ConnectionKey, FailureCode, Timestamp};
@@ -148,6 +149,46 @@ pub fn read(database: &Database, query: &EventQuery) -> Result<Vec<Event>, Store
         }
         None => page(database, query),
     }
+}
+
+/// The numbers of the oldest and the newest event; 0 where there is none.
+///
+/// # Errors
+/// SQLite's.
+pub fn bounds(database: &Database) -> Result<(u64, u64), StoreError> {
+    let end = |sql: &str| -> rusqlite::Result<u64> {
+        let id: Option<i64> = database.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        Ok(id.unwrap_or(0).cast_unsigned())
+    };
+    let bounds = || Ok((end("SELECT min(id) FROM event")?, end("SELECT max(id) FROM event")?));
+    bounds().map_err(|cause: rusqlite::Error| fault(&cause))
+}
+
+/// The first event behind `after` that a webhook gets, with its number; without the event itself where that is damaged.
+///
+/// # Errors
+/// SQLite's.
+pub fn first(database: &Database, after: u64, wanted: &Settings) -> Result<Option<(u64, Option<Event>)>, StoreError> {
+    let kinds = wanted.types.kinds().map(|kinds| {
+        let names: Vec<&str> = kinds.into_iter().map(EventKind::as_str).collect();
+        format!(" {} ", names.join(" "))
+    });
+    let sql = "SELECT id FROM event WHERE id > ?1 AND (?2 IS NULL OR instr(?2, ' ' || kind || ' ') > 0) \
+               AND (?3 IS NULL OR namespace = ?3) ORDER BY id LIMIT 1";
+    let after = i64::try_from(after).unwrap_or(i64::MAX);
+    let found = database.prepare_cached(sql).and_then(|mut statement| {
+        statement.query_row(params![after, kinds, wanted.namespace], |row| row.get(0)).optional()
+    });
+    let Some(id) = found.map_err(|cause| fault(&cause))? else { return Ok(None) };
+    let event = match one(database, id) {
+        Ok(event) => Some(event),
+        Err(StoreError::Damaged(what)) => {
+            tracing::error!(error = %what, "an event cannot be read");
+            None
+        }
+        Err(other) => return Err(other),
+    };
+    Ok(Some((id.cast_unsigned(), event)))
 }
 
 fn page(database: &Database, query: &EventQuery) -> Result<Vec<Event>, StoreError> {

@@ -23,10 +23,13 @@ mod shares;
 #[cfg(test)]
 mod tests;
 mod warnings;
+mod webhooks;
 mod writer;
 
 pub use copy::mark_restored;
 pub use schema::known_version;
+#[cfg(test)]
+pub(crate) use webhooks::Inline;
 
 use super::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,

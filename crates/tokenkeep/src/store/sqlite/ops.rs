@@ -2,7 +2,7 @@
 
 use super::rows::{self, Loaded, SealedWork};
 use super::{ClockAnchor, OpenClaim, Resealed, Shared, events, fault, providers, schema};
-use crate::seal::CheckValue;
+use crate::seal::{CheckValue, Sealer};
 use crate::store::record::{self, Fingerprint, SealedTokens, TimeBase};
 use crate::store::rules::{self, Brought};
 use crate::store::{
@@ -163,6 +163,11 @@ impl<'a> Batch<'a> {
     /// What stored times are counted from.
     pub const fn base(&self) -> TimeBase {
         self.scratch.base
+    }
+
+    /// What seals and opens.
+    pub fn sealer(&self) -> &Sealer {
+        &self.shared.sealer
     }
 
     /// [`crate::store::Store::claim_due`].

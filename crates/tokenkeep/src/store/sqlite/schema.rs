@@ -33,6 +33,7 @@ const MIGRATIONS: &[Step] = &[
     Step { sql: VERSION_4, then: nothing },
     Step { sql: VERSION_5, then: nothing },
     Step { sql: VERSION_6, then: nothing },
+    Step { sql: VERSION_7, then: nothing },
 ];
 
 /// One step from a version to the next: what SQL can say, and what it cannot.
@@ -224,6 +225,54 @@ const VERSION_6: &str = "
     DROP INDEX schedule_late;
     CREATE INDEX schedule_late ON schedule (namespace, deadline, provider)
         WHERE grade = 5 AND (claim_at IS NULL OR claim_at > deadline);
+";
+
+const VERSION_7: &str = "
+    -- Where events are sent. What a webhook still has to send: the events behind its cursor, and the pending entries of
+    -- its log. Numbers are never used twice: the sealed secrets are bound to them.
+    CREATE TABLE webhook (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        url TEXT NOT NULL,
+        description TEXT NOT NULL,
+        types TEXT NOT NULL,
+        namespace TEXT,
+        disabled_at INTEGER,
+        disabled_reason TEXT,
+        created_at INTEGER NOT NULL,
+        failures INTEGER NOT NULL DEFAULT 0,
+        failing_since INTEGER,
+        rest_until INTEGER,
+        delivered_at INTEGER,
+        cursor INTEGER NOT NULL,
+        secret BLOB NOT NULL,
+        former BLOB,
+        secret_number INTEGER NOT NULL,
+        former_until INTEGER
+    ) STRICT;
+    CREATE TABLE delivery (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        webhook INTEGER NOT NULL,
+        message TEXT,
+        event INTEGER,
+        kind TEXT,
+        namespace TEXT,
+        name TEXT,
+        body TEXT,
+        ordered INTEGER NOT NULL,
+        status INTEGER NOT NULL,
+        attempts INTEGER NOT NULL,
+        created_at INTEGER NOT NULL,
+        first_at INTEGER,
+        last_at INTEGER,
+        next_at INTEGER,
+        answer INTEGER,
+        error TEXT,
+        took_ms INTEGER,
+        repeats INTEGER
+    ) STRICT;
+    CREATE INDEX delivery_log ON delivery (webhook, id);
+    CREATE INDEX delivery_due ON delivery (webhook, next_at, id) WHERE status = 0 AND next_at IS NOT NULL;
+    CREATE INDEX delivery_waiting ON delivery (webhook, ordered, namespace, name, id) WHERE status = 0;
 ";
 
 /// The newest schema version that this Tokenkeep knows.

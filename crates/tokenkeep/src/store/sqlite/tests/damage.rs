@@ -25,8 +25,9 @@ fn refused(place: &Place, says: &str) {
 }
 
 /// Takes away what later versions brought.
-const TO_VERSION_1: &str =
-    "DROP INDEX connection_of_provider; DROP TABLE api_key; DROP TABLE audit; DROP TABLE warning; DROP TABLE account; DROP TABLE provider_note;
+const SINCE_VERSION_4: &str = "DROP INDEX connection_of_provider; DROP TABLE api_key; DROP TABLE audit; \
+    DROP TABLE webhook; DROP TABLE delivery; DROP TABLE warning; DROP TABLE account;";
+const TO_VERSION_1: &str = "DROP TABLE provider_note;
     DELETE FROM meta WHERE key = 'fingerprint_key'; PRAGMA user_version = 1";
 
 /// A database as the first version wrote it: it did not store the key of its fingerprints.
@@ -34,7 +35,7 @@ const TO_VERSION_1: &str =
 async fn what_version_1_wrote_is_taken_over_with_its_fingerprints() {
     let place = Place::new();
     closed(&place).await;
-    place.sql(TO_VERSION_1);
+    place.sql(&format!("{SINCE_VERSION_4} {TO_VERSION_1}"));
     let store = place.open().unwrap();
     assert_eq!(refresh_token(&store, "a").await, "refresh-canary-a");
     let again = store.grant(at(0), vec![new_grant("a")]).await.unwrap();
@@ -55,7 +56,7 @@ async fn what_version_3_wrote_is_told_of_and_known_by_its_account() {
     grant.times.consent_end = Some(Deadline { at: at(DAY_MS), told_until: at(-1) });
     store.grant(at(0), vec![grant, new_grant("b")]).await.unwrap();
     store.close().await.unwrap();
-    place.sql("DROP INDEX connection_of_provider; DROP TABLE api_key; DROP TABLE audit; DROP TABLE warning; DROP TABLE account; PRAGMA user_version = 3");
+    place.sql(&format!("{SINCE_VERSION_4} PRAGMA user_version = 3"));
     let store = place.open().unwrap();
     assert_eq!(store.of_account("p", "anna").await.unwrap(), [key("a")]);
     let warned = store.warn_due(at(0)).await.unwrap();
@@ -82,7 +83,7 @@ async fn what_was_counted_by_namespace_alone_is_counted_by_provider() {
     let before = store.summary_by_provider(at(0)).await.unwrap();
     assert_eq!(before["p"].by_status, [(Status::Paused, 1), (Status::Fresh, 1)].into());
     store.close().await.unwrap();
-    place.sql(&format!("{COUNTS_BY_NAMESPACE} PRAGMA user_version = {}", schema::known_version() - 1));
+    place.sql(&format!("{COUNTS_BY_NAMESPACE} DROP TABLE webhook; DROP TABLE delivery; PRAGMA user_version = 5"));
     let store = place.open().unwrap();
     assert_eq!(store.summary_by_provider(at(0)).await.unwrap(), before);
     store.remove(at(1), &key("c")).await.unwrap();
@@ -98,7 +99,7 @@ async fn a_newer_schema_is_refused_and_left_alone() {
     place.sql("PRAGMA user_version = 99");
     let before = place.bytes();
     let error = place.open().unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 99, known: 6 }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 99, known: 7 }), "{error}");
     assert_eq!(place.bytes(), before);
     assert!(!schema::beside(&place.path, "-wal").exists());
 }
@@ -115,7 +116,7 @@ async fn a_newer_schema_in_the_log_is_refused_and_left_alone() {
     }
     let log = || std::fs::read(schema::beside(&crashed.path, "-wal")).unwrap();
     let before = (crashed.bytes(), log());
-    assert!(matches!(crashed.open().unwrap_err(), StoreError::Newer { found: 99, known: 6 }));
+    assert!(matches!(crashed.open().unwrap_err(), StoreError::Newer { found: 99, known: 7 }));
     assert_eq!((crashed.bytes(), log()), before);
 }
 
@@ -337,7 +338,7 @@ async fn a_database_of_the_first_version_is_brought_up_to_date() {
     store.grant(at(0), vec![new_grant("jira")]).await.unwrap();
     let before = store.get(&key("jira")).await.unwrap();
     store.close().await.unwrap();
-    place.sql(TO_VERSION_1);
+    place.sql(&format!("{SINCE_VERSION_4} {TO_VERSION_1}"));
     let store = place.open().unwrap();
     assert_eq!(store.get(&key("jira")).await.unwrap(), before);
     store.hold_provider("p", Some(provider_hold())).await.unwrap();
