@@ -44,7 +44,7 @@ fn read_list(query: Option<&str>) -> Result<ListQuery, Problem> {
     let known: Vec<&str> = Status::ALL.iter().map(|status| status.as_str()).collect();
     let expected = format!("one or more of {}, separated by commas", known.join(", "));
     let statuses = params.parsed("status", &expected, |text| text.split(',').map(Status::parse).collect())?;
-    let cursor = params.take("cursor")?;
+    let cursor = params.cursor()?;
     let query = ListQuery {
         statuses: statuses.unwrap_or_default(),
         provider: params.parsed("provider", "a provider's name", |t| check_name(t).ok().map(|()| t.to_owned()))?,
@@ -161,6 +161,7 @@ pub async fn refresh(State(api): State<Api>, named: Named, body: Body) -> Result
 struct RefreshBody {
     force: bool,
     if_generation: Option<u64>,
+    #[schema(min_length = 16, max_length = 64, pattern = "^[0-9A-Fa-f]*$")]
     rejected: Option<String>,
 }
 

@@ -318,7 +318,7 @@ impl IntoParams for Paged {
             .minimum(Some(1))
             .maximum(Some(PAGE_MAX))
             .default(Some(json!(super::params::PAGE_DEFAULT)));
-        let cursor = ObjectBuilder::new().schema_type(Type::String);
+        let cursor = ObjectBuilder::new().schema_type(Type::String).max_length(Some(NAME_LENGTH_MAX));
         vec![
             parameter("limit", ParameterIn::Query, "How many items at most.", limit.into()),
             parameter(

@@ -10,7 +10,7 @@
 //! that finds a gap reads the store. One [`Fleet`], which lives while there are readers of summaries, counts once a second.
 
 use super::Api;
-use super::events::EVENT_NUMBER;
+use super::events::{EVENT_NUMBER, event_number};
 use super::json::{EventJson, HelloJson, ResyncJson, StepJson, SummaryJson, Times};
 use super::openapi::{self, Name, OfNamespace};
 use super::params::{Params, key};
@@ -219,7 +219,7 @@ impl Wanted {
         let connection = params.take("connection")?;
         let connection = connection.map(|name| key(namespace.as_deref(), &name)).transpose()?;
         let mut kinds = params.parsed("kinds", KINDS, Kinds::parse)?.unwrap_or(Kinds::ALL);
-        let after = params.parsed("after", EVENT_NUMBER, |text| text.parse().ok())?;
+        let after = params.parsed("after", EVENT_NUMBER, event_number)?;
         params.finish()?;
         // Summaries count the whole fleet: they would mislead a reader of a part.
         kinds.summaries &= namespace.is_none() && connection.is_none();
@@ -262,7 +262,7 @@ impl Kinds {
 /// `Last-Event-ID`, as a browser sends it when it comes back.
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
-    match value.to_str().ok().and_then(|text| text.parse().ok()) {
+    match value.to_str().ok().and_then(event_number) {
         Some(id) => Ok(Some(id)),
         None => Err(Problem::invalid(
             format!("the header `Last-Event-ID` is `{}`", printable(&String::from_utf8_lossy(value.as_bytes()), 80)),
