@@ -2,7 +2,7 @@
 
 use super::Api;
 use super::json::{EventJson, Page, Times, parse_time};
-use super::openapi::{Name, OfNamespace, Paged, Time};
+use super::openapi::{Name, OfNamespace, PagedByNumber, Time};
 use super::params::{Params, key};
 use super::problem::Problem;
 use axum::Json;
@@ -21,7 +21,7 @@ pub fn event_number(text: &str) -> Option<u64> {
 /// A page: of one connection with `?connection=`, from a time with `?since=`, behind an event with `?after=`.
 #[utoipa::path(get, path = "/v1/events", operation_id = "list_events", tag = "events",
     params(
-        OfNamespace, Paged,
+        OfNamespace, PagedByNumber,
         ("connection" = Option<Name>, Query, description = "Of this connection alone; `namespace` needs it."),
         ("after" = Option<u64>, Query, description = "Behind the event of this number."),
         ("since" = Option<Time>, Query, description = "From this time on."),

@@ -284,7 +284,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     ),
     security(("api_key" = ["status"])), responses(
     (status = 200, description = "Events named `hello`, `event`, `summary`, `step` and `resync`, each with JSON.",
-        body = String, content_type = "text/event-stream"),
+        body = openapi::Frame, content_type = "text/event-stream"),
     (status = 503, description = "`too_many_readers`: too many follow the stream already."),
 ))]
 pub async fn get(State(api): State<Api>, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
