@@ -52,6 +52,7 @@ fn read(query: Option<&str>, times: &Times) -> Result<EventQuery, Problem> {
     let query = EventQuery {
         after: after.unwrap_or(0),
         since: params.parsed("since", "a time such as 2026-11-23T10:00:00Z", parse_time)?.map(|at| times.steady(at)),
+        newest: false,
         connection: connection.map(|name| key(namespace.as_deref(), &name)).transpose()?,
         limit: params.limit()?,
     };

@@ -18,8 +18,10 @@ pub mod oauth;
 pub mod openapi;
 pub mod params;
 pub mod problem;
+pub mod providers;
 pub mod stream;
 pub mod summary;
+pub mod timeline;
 pub mod token;
 
 use crate::config::live::Live;
@@ -92,6 +94,7 @@ fn socket_routes() -> OpenApiRouter<Api> {
         .routes(routes!(connections::show, connections::remove))
         .routes(routes!(token::get))
         .routes(routes!(connections::refresh))
+        .routes(routes!(timeline::get))
         .routes(routes!(connections::pause))
         .routes(routes!(connections::resume))
         .routes(routes!(export::post))
@@ -106,6 +109,8 @@ fn socket_routes() -> OpenApiRouter<Api> {
         .routes(routes!(admin::rotate))
         .routes(routes!(admin::backup))
         .routes(routes!(config::get))
+        .routes(routes!(providers::list))
+        .routes(routes!(providers::show))
         .routes(routes!(events::list))
         .routes(routes!(stream::get))
 }

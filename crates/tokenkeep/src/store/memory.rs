@@ -390,7 +390,9 @@ impl Store for MemoryStore {
             query.since.is_none_or(|since| event.at >= since)
                 && query.connection.as_ref().is_none_or(|key| event.connection.as_ref() == Some(key))
         });
-        let found = wanted.take(query.limit.min(PAGE_MAX));
+        let limit = query.limit.min(PAGE_MAX);
+        let skipped = if query.newest { wanted.clone().count().saturating_sub(limit) } else { 0 };
+        let found = wanted.skip(skipped).take(limit);
         Ok(found.map(|(id, event)| Event { id: *id, event: event.clone() }).collect())
     }
 

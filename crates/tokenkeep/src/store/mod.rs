@@ -268,6 +268,8 @@ pub struct EventQuery {
     pub since: Option<Timestamp>,
     /// Only those of this connection.
     pub connection: Option<ConnectionKey>,
+    /// Where there are more than `limit`: the newest of them, not the oldest.
+    pub newest: bool,
     /// At most this many, and never more than [`PAGE_MAX`].
     pub limit: usize,
 }
