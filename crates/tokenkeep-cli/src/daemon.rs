@@ -91,7 +91,13 @@ impl Daemon {
         let (stop, stopped) = watch::channel(false);
         let mut servers = JoinSet::new();
         let address = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok());
-        let api = Api { keep: keep.clone(), streams: Streams::new(stopped.clone()), config: live, sign_ins };
+        let api = Api {
+            keep: keep.clone(),
+            streams: Streams::new(stopped.clone()),
+            config: live,
+            sign_ins,
+            counts: api::fleet::Counts::default(),
+        };
         if let Some(tcp) = tcp {
             servers.spawn(server::serve(tcp, api::public(api.clone()), stopped.clone()));
         }

@@ -9,7 +9,7 @@ use tokenkeep::endpoint::{Channel, Endpoint, Reuse, SendFailure};
 use tokenkeep::journal::{Entry, Journal, JournalError, Slot};
 use tokenkeep::store::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
-    Quota, Store, StoreError, Summary, Warned, Work,
+    Outlook, Quota, Store, StoreError, Summary, Warned, Work,
 };
 use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Hold, Holder};
 use tokenkeep_core::oauth::RawAnswer;
@@ -138,6 +138,10 @@ impl Store for Timed<Arc<dyn Store>> {
 
     async fn summary(&self, now: Timestamp, namespace: Option<&str>) -> Result<Summary, StoreError> {
         self.inner.summary(now, namespace).await
+    }
+
+    async fn outlook(&self, now: Timestamp, namespace: Option<&str>) -> Result<Outlook, StoreError> {
+        self.inner.outlook(now, namespace).await
     }
 
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError> {

@@ -3,7 +3,7 @@
 use super::Api;
 use super::import::{self, JSON_MAX};
 use super::json::{ConnectionJson, Page, ResumedJson, Times};
-use super::openapi::{Name, OfNamespace, Paged, Statuses};
+use super::openapi::{Name, OfNamespace, Order, Paged, Statuses};
 use super::params::{Named, Params, key};
 use super::problem::Problem;
 use axum::Json;
@@ -24,6 +24,7 @@ use utoipa::ToSchema;
         ("status" = Option<Statuses>, Query, description = "One or more statuses, separated by commas."),
         ("provider" = Option<Name>, Query, description = "A provider's name in the configuration."),
         ("q" = Option<String>, Query, description = "A part of the name."),
+        ("sort" = Option<Order>, Query, description = "The order; there is one."),
     ),
     security(("api_key" = ["status"])), responses(
     (status = 200, description = "The page.", body = Page<ConnectionJson>),
@@ -44,6 +45,8 @@ fn read_list(query: Option<&str>) -> Result<ListQuery, Problem> {
     let known: Vec<&str> = Status::ALL.iter().map(|status| status.as_str()).collect();
     let expected = format!("one or more of {}, separated by commas", known.join(", "));
     let statuses = params.parsed("status", &expected, |text| text.split(',').map(Status::parse).collect())?;
+    // The store keeps no other order that pages can go on from.
+    params.parsed("sort", "name, the one order there is", |text| (text == "name").then_some(()))?;
     let cursor = params.cursor()?;
     let query = ListQuery {
         statuses: statuses.unwrap_or_default(),
@@ -195,13 +198,14 @@ mod tests {
     #[test]
     fn a_listing_is_asked_for() {
         let query =
-            read_list(Some("status=held,needs_reauth&provider=jira&q=a&limit=3&cursor=b&namespace=team")).unwrap();
+            read_list(Some("sort=name&status=held,needs_reauth&provider=jira&q=a&limit=3&cursor=b&namespace=team"))
+                .unwrap();
         assert_eq!(query.statuses, [Status::Held, Status::NeedsReauth]);
         assert_eq!((query.provider.as_deref(), query.name_contains.as_deref()), (Some("jira"), Some("a")));
         assert_eq!(query.after.unwrap().to_string(), "team/b");
         assert_eq!((query.namespace.as_deref(), query.limit), (Some("team"), 3));
         assert_eq!(read_list(None).unwrap().namespace.as_deref(), Some("default"));
-        for wrong in ["status=good", "status=", "provider=a%20b", "cursor=/", "sort=name", "limit=x"] {
+        for wrong in ["status=good", "status=", "provider=a%20b", "cursor=/", "sort=expires", "limit=x"] {
             assert_eq!(read_list(Some(wrong)).unwrap_err().status, 400, "{wrong}");
         }
     }

@@ -9,10 +9,12 @@ pub mod connect;
 pub mod connections;
 pub mod events;
 pub mod export;
+pub mod fleet;
 pub mod guard;
 pub mod health;
 pub mod import;
 pub mod json;
+pub mod labels;
 pub mod ndjson;
 pub mod oauth;
 pub mod openapi;
@@ -48,6 +50,8 @@ pub struct Api {
     pub config: Arc<Live>,
     /// Where browsers come that sign in.
     pub sign_ins: SignIns,
+    /// Counts of the fleet that are kept a while.
+    pub counts: fleet::Counts,
 }
 
 impl Api {
@@ -91,7 +95,7 @@ fn socket_routes() -> OpenApiRouter<Api> {
     public_routes()
         .routes(routes!(openapi::get))
         .routes(routes!(connections::list, import::post))
-        .routes(routes!(connections::show, connections::remove))
+        .routes(routes!(connections::show, connections::remove, labels::patch))
         .routes(routes!(token::get))
         .routes(routes!(connections::refresh))
         .routes(routes!(timeline::get))
@@ -110,6 +114,8 @@ fn socket_routes() -> OpenApiRouter<Api> {
         .routes(routes!(admin::backup))
         .routes(routes!(config::get))
         .routes(routes!(providers::list))
+        .routes(routes!(fleet::histogram))
+        .routes(routes!(fleet::calendar))
         .routes(routes!(providers::show))
         .routes(routes!(events::list))
         .routes(routes!(stream::get))

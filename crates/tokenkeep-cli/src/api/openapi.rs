@@ -65,7 +65,7 @@ const EVERYWHERE: [(u16, &str, &str); 4] = [
                        everything; on TCP an API key or the dashboard's session says who asks, and its scopes what is allowed.",
     ),
     servers((url = "http://localhost:7878", description = "The default address")),
-    components(schemas(Problem, Kinds, Name, Span, Statuses, Time)),
+    components(schemas(Problem, Kinds, Name, Order, Span, Statuses, Time)),
     tags(
         (name = "connections", description = "What is kept fresh"),
         (name = "sign-in", description = "How a person connects an account"),
@@ -236,6 +236,11 @@ string_schema! {
 string_schema! {
     /// One or more statuses, separated by commas.
     Statuses => |schema| schema.pattern(Some(some_of(&Status::ALL.map(Status::as_str))))
+}
+
+string_schema! {
+    /// The order of a list.
+    Order => |schema| schema.enum_values(Some(["name"]))
 }
 
 string_schema! {

@@ -6,8 +6,8 @@
 use super::rules::{self, Brought};
 use super::{
     CLAIM_BATCH_MAX, ClaimOne, Claimed, Commit, Committed, EVENTS_MAX, Event, EventQuery, FINGERPRINTS_MAX, Flag,
-    Granted, ListQuery, NewEvent, NewGrant, Noted, PAGE_MAX, Quota, Store, StoreError, Summary, WARN_BATCH_MAX, Warned,
-    Work,
+    Granted, ListQuery, NewEvent, NewGrant, Noted, Outlook, PAGE_MAX, Quota, Store, StoreError, Summary,
+    WARN_BATCH_MAX, Warned, Work,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -336,6 +336,20 @@ impl Store for MemoryStore {
             keep_earlier(&mut summary.earliest_expiry, connection.times.expires_at.filter(|end| *end > now));
         }
         Ok(summary)
+    }
+
+    async fn outlook(&self, now: Timestamp, namespace: Option<&str>) -> Result<Outlook, StoreError> {
+        let contents = self.contents();
+        let mut outlook = Outlook::default();
+        for connection in contents.rows.values().map(|row| contents.shown(&row.connection)) {
+            if namespace.is_none_or(|namespace| connection.key.namespace() == namespace) {
+                outlook.end(now, connection.status(now), connection.times.expires_at, 1);
+                if let Some(at) = connection.due_at() {
+                    outlook.plan(now, at);
+                }
+            }
+        }
+        Ok(outlook)
     }
 
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError> {

@@ -10,6 +10,7 @@ pub mod lock;
 #[cfg(any(test, feature = "test-suite"))]
 #[doc(hidden)]
 pub mod memory;
+mod outlook;
 mod record;
 mod rules;
 pub mod sqlite;
@@ -22,6 +23,7 @@ use tokenkeep_core::model::{
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::{Secret, Timestamp};
 
+pub use outlook::{END_CLASSES, END_CLASSES_COUNT, Outlook, PLAN_BIN, PLAN_BINS};
 pub use tokenkeep_core::event::{EventKind, NewEvent};
 pub use tokenkeep_core::lifecycle::HoldChange;
 
@@ -323,6 +325,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Counts, by statuses judged at `now`.
     async fn summary(&self, now: Timestamp, namespace: Option<&str>) -> Result<Summary, StoreError>;
+
+    /// Counts ends and planned refreshes, by statuses judged at `now`. It looks at each connection, if only at its entry
+    /// of an index: it is to be asked seldom.
+    async fn outlook(&self, now: Timestamp, namespace: Option<&str>) -> Result<Outlook, StoreError>;
 
     /// Takes token sets over, all in one transaction, in the order given; each writes
     /// `connection.connected`.

@@ -42,6 +42,7 @@ async fn house() -> House {
         streams: streams.clone(),
         config: Arc::default(),
         sign_ins: crate::api::oauth::SignIns::default(),
+        counts: crate::api::fleet::Counts::default(),
     });
     House { keep, streams, stop, app, _folder: folder }
 }

@@ -14,6 +14,7 @@ mod checkpoint;
 mod copy;
 mod events;
 mod ops;
+mod outlook;
 mod providers;
 mod reader;
 mod rows;
@@ -28,7 +29,7 @@ pub use schema::known_version;
 
 use super::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
-    Quota, Store, StoreError, Summary, Warned, Work,
+    Outlook, Quota, Store, StoreError, Summary, Warned, Work,
 };
 use super::{record, rules};
 use crate::seal::{CheckValue, Sealer};
@@ -478,6 +479,11 @@ impl Store for SqliteStore {
     async fn summary(&self, now: Timestamp, namespace: Option<&str>) -> Result<Summary, StoreError> {
         let namespace = namespace.map(str::to_owned);
         self.read_much(move |database, base| reader::summary(database, base, now, namespace.as_deref())).await
+    }
+
+    async fn outlook(&self, now: Timestamp, namespace: Option<&str>) -> Result<Outlook, StoreError> {
+        let namespace = namespace.map(str::to_owned);
+        self.read_much(move |database, base| outlook::outlook(database, base, now, namespace.as_deref())).await
     }
 
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError> {

@@ -123,6 +123,9 @@ async fn measure_counts(store: &SqliteStore, when: &str) {
         let summary = store.summary(at(now), namespace).await.unwrap();
         println!("summary {when}, {what}: {:?} {:?}", started.elapsed(), summary.by_status);
     }
+    let started = Instant::now();
+    let outlook = store.outlook(at(0), None).await.unwrap();
+    println!("outlook {when}: {:?}, {} due, {} later", started.elapsed(), outlook.due, outlook.later);
     for status in [Status::NeedsReauth, Status::Refreshing, Status::Fresh] {
         let query = ListQuery { statuses: vec![status], limit: 100, ..ListQuery::default() };
         let started = Instant::now();
