@@ -27,7 +27,8 @@ use utoipa::ToSchema;
         ("sort" = Option<Order>, Query, description = "The order; there is one."),
     ),
     security(("api_key" = ["status"])), responses(
-    (status = 200, description = "The page.", body = Page<ConnectionJson>),
+    (status = 200, description = "The page.", body = Page<ConnectionJson>, headers(("ETag" = String))),
+    (status = 304, description = "What `If-None-Match` names is still it."),
 ))]
 pub async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<Page<ConnectionJson>>, Problem> {
     let query = read_list(query.as_deref())?;
@@ -63,7 +64,8 @@ fn read_list(query: Option<&str>) -> Result<ListQuery, Problem> {
 /// One connection.
 #[utoipa::path(get, path = "/v1/connections/{name}", operation_id = "get_connection", tag = "connections", params(Named),
     security(("api_key" = ["status"])), responses(
-    (status = 200, description = "The connection.", body = ConnectionJson),
+    (status = 200, description = "The connection.", body = ConnectionJson, headers(("ETag" = String))),
+    (status = 304, description = "What `If-None-Match` names is still it."),
     (status = 404, description = "`not_found`: there is no such connection."),
 ))]
 pub async fn show(State(api): State<Api>, named: Named) -> Result<Json<ConnectionJson>, Problem> {

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod config;
 pub mod connect;
 pub mod connections;
+pub mod etag;
 pub mod events;
 pub mod export;
 pub mod fleet;
@@ -36,7 +37,7 @@ use problem::Problem;
 use std::sync::Arc;
 use stream::Streams;
 use tokenkeep::{Error, TokenKeep};
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 /// What every handler has.
@@ -92,10 +93,11 @@ pub fn document() -> utoipa::openapi::OpenApi {
 }
 
 fn socket_routes() -> OpenApiRouter<Api> {
+    let tagged = || middleware::from_fn(etag::tagged);
     public_routes()
-        .routes(routes!(openapi::get))
-        .routes(routes!(connections::list, import::post))
-        .routes(routes!(connections::show, connections::remove, labels::patch))
+        .routes(routes!(openapi::get).layer(tagged()))
+        .routes(routes!(connections::list, import::post).layer(tagged()))
+        .routes(routes!(connections::show, connections::remove, labels::patch).layer(tagged()))
         .routes(routes!(token::get))
         .routes(routes!(connections::refresh))
         .routes(routes!(timeline::get))
@@ -113,10 +115,10 @@ fn socket_routes() -> OpenApiRouter<Api> {
         .routes(routes!(admin::rotate))
         .routes(routes!(admin::backup))
         .routes(routes!(config::get))
-        .routes(routes!(providers::list))
+        .routes(routes!(providers::list).layer(tagged()))
         .routes(routes!(fleet::histogram))
         .routes(routes!(fleet::calendar))
-        .routes(routes!(providers::show))
+        .routes(routes!(providers::show).layer(tagged()))
         .routes(routes!(events::list))
         .routes(routes!(stream::get))
 }

@@ -187,7 +187,10 @@ pub fn text() -> &'static str {
 
 /// This document.
 #[utoipa::path(get, path = "/v1/openapi.json", operation_id = "openapi", tag = "admin", security(("api_key" = ["status"])),
-    responses((status = 200, description = "The document.", body = Object)))]
+    responses(
+    (status = 200, description = "The document.", body = Object, headers(("ETag" = String))),
+    (status = 304, description = "What `If-None-Match` names is still it."),
+))]
 pub async fn get() -> Answer {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text()).into_response()
 }

@@ -114,7 +114,8 @@ const fn said_by(authority: Authority) -> &'static str {
 /// The catalogue: known providers, each usable as a `preset` in the configuration.
 #[utoipa::path(get, path = "/v1/providers", operation_id = "list_providers", tag = "fleet",
     security(("api_key" = ["status"])), responses(
-    (status = 200, description = "Every row.", body = Vec<PresetJson>),
+    (status = 200, description = "Every row.", body = Vec<PresetJson>, headers(("ETag" = String))),
+    (status = 304, description = "What `If-None-Match` names is still it."),
 ))]
 pub async fn list(RawQuery(query): RawQuery) -> Result<Json<Vec<PresetJson>>, Problem> {
     Params::new(query.as_deref()).finish()?;
@@ -125,7 +126,8 @@ pub async fn list(RawQuery(query): RawQuery) -> Result<Json<Vec<PresetJson>>, Pr
 #[utoipa::path(get, path = "/v1/providers/{name}", operation_id = "get_provider", tag = "fleet",
     params(("name" = Name, Path, description = "Its name in the catalogue.")),
     security(("api_key" = ["status"])), responses(
-    (status = 200, description = "The row.", body = PresetJson),
+    (status = 200, description = "The row.", body = PresetJson, headers(("ETag" = String))),
+    (status = 304, description = "What `If-None-Match` names is still it."),
     (status = 404, description = "`not_found`: the catalogue has no such provider."),
 ))]
 pub async fn show(Path(name): Path<String>, RawQuery(query): RawQuery) -> Result<Json<PresetJson>, Problem> {
