@@ -26,6 +26,7 @@ pub mod stream;
 pub mod summary;
 pub mod timeline;
 pub mod token;
+pub mod unread;
 
 use crate::config::live::Live;
 use axum::Router;
@@ -138,7 +139,8 @@ fn public_routes() -> OpenApiRouter<Api> {
 }
 
 fn with_fallbacks(router: Router<Api>) -> Router<Api> {
-    router.fallback(no_such_route).method_not_allowed_fallback(no_such_method)
+    let router = router.fallback(no_such_route).method_not_allowed_fallback(no_such_method);
+    router.layer(middleware::from_fn(unread::read_rest))
 }
 
 async fn no_such_route(uri: Uri) -> Problem {
