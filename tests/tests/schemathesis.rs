@@ -39,7 +39,8 @@ fn every_answer_is_a_documented_one() {
     installation.import_lines(&mock.grants("c", CONNECTIONS, 600, "mock"));
     let bridge = Bridge::to(daemon.socket());
 
-    let ran = Running::start(command(&bridge.url(), None), Some(b"")).finish(lasts() + ENDS_WITHIN);
+    let notes = tempfile::tempdir().expect("a folder for temporary files");
+    let ran = Running::start(command(&bridge.url(), None, notes.path()), Some(b"")).finish(lasts() + ENDS_WITHIN);
     println!("{}", ran.stdout);
     assert!(generated(&ran.stdout) >= REQUESTS_MIN, "{} requests", generated(&ran.stdout));
     assert!(daemon.ask(Request::get("/readyz")).status == 200, "{}", daemon.stderr());
@@ -48,11 +49,13 @@ fn every_answer_is_a_documented_one() {
     ran.expect_code(0);
 }
 
-/// Asks at `url`; with this `Authorization` where that is needed.
-fn command(url: &str, authorization: Option<&str>) -> Command {
+/// Asks at `url`; with this `Authorization` where that is needed. What it found before is not asked again first: it notes
+/// that below `notes`.
+fn command(url: &str, authorization: Option<&str>, notes: &Path) -> Command {
     let python = venv::python();
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("python");
     let mut command = Command::new(python.with_file_name("schemathesis"));
+    command.current_dir(notes);
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONPATH", &folder);
     command.arg("--config-file").arg(folder.join("schemathesis.toml"));
     command.args(["--no-color", "run", &format!("{url}/v1/openapi.json"), "--url", url]);
