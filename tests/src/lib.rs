@@ -3,6 +3,7 @@
 //! Helpers panic with a sentence where something that a test relies on is missing: that is how a test fails.
 
 pub mod bench;
+pub mod bridge;
 pub mod browser;
 pub mod daemon;
 pub mod django;

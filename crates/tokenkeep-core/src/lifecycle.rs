@@ -7,7 +7,7 @@ use crate::failure::{Failure, FailureCode};
 use crate::model::{Connection, Doubt, DoubtStep, Generation, Hold, LastError, Renewal, State, TokenTimes, Waiting};
 use crate::oauth::TokenAnswer;
 use crate::provider::{Rotation, Rules};
-use crate::schedule::{self, Bounds, HOLD_PROBE_EVERY, LIFETIME_ASSUMED, Policy, RECHECK_AFTER};
+use crate::schedule::{self, Bounds, HOLD_PROBE_EVERY, LIFETIME_ASSUMED, Policy, RECHECK_AFTER, Window};
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -61,7 +61,8 @@ pub fn refreshed(connection: &Connection, sent_at: Timestamp, answer: &TokenAnsw
     let mut next = connection.clone();
     next.generation = Generation(connection.generation.0 + 1);
     next.committed = connection.attempt;
-    next.times = times_of(connection, counted_from(connection, sent_at), answer, context);
+    let (times, window) = times_of(connection, counted_from(connection, sent_at), answer, context);
+    next.times = times;
     next.state = State::Ready { due_at: next.times.planned_at, waiting: Waiting::Schedule };
     next.last_success = context.now;
     next.refreshed = true;
@@ -73,11 +74,13 @@ pub fn refreshed(connection: &Connection, sent_at: Timestamp, answer: &TokenAnsw
     }
     let mut refreshed = event(EventKind::Refreshed, connection, context, "A new access token is in hand.");
     refreshed.data = format!(
-        r#"{{"generation":{},"attempt":{},"life_seconds":{},"life_learned":{},"refresh_token_rotated":{}}}"#,
+        r#"{{"generation":{},"attempt":{},"life_seconds":{},"life_learned":{},"window_seconds":[{},{}],"refresh_token_rotated":{}}}"#,
         next.generation.0,
         connection.attempt.0,
         life_of(&next).as_secs(),
         next.times.lifetime_learned,
+        next.times.issued_at.until(window.early).as_secs(),
+        next.times.issued_at.until(window.late).as_secs(),
         answer.refresh_token.is_some(),
     );
     let mut events = vec![refreshed];
@@ -103,13 +106,18 @@ fn counted_from(connection: &Connection, sent_at: Timestamp) -> Timestamp {
     }
 }
 
-fn times_of(connection: &Connection, sent_at: Timestamp, answer: &TokenAnswer, context: Context<'_>) -> TokenTimes {
+fn times_of(
+    connection: &Connection,
+    sent_at: Timestamp,
+    answer: &TokenAnswer,
+    context: Context<'_>,
+) -> (TokenTimes, Window) {
     let known = answer.expires_in;
     let life = known.or(context.rules.access_life).or(connection.times.lifetime).unwrap_or(LIFETIME_ASSUMED);
     let (refresh_end, idle_life) = refresh_end(&connection.times, sent_at, answer, context.rules);
     let bounds = Bounds { refresh_in: answer.refresh_in, idle_life };
     let window = schedule::window(sent_at, life, context.policy.refresh_threshold, bounds);
-    TokenTimes {
+    let times = TokenTimes {
         issued_at: sent_at,
         expires_at: Some(sent_at + life),
         lifetime: Some(life),
@@ -117,7 +125,8 @@ fn times_of(connection: &Connection, sent_at: Timestamp, answer: &TokenAnswer, c
         planned_at: schedule::planned(window, life, context.now, context.draw),
         refresh_end,
         consent_end: connection.times.consent_end,
-    }
+    };
+    (times, window)
 }
 
 /// When the refresh token ends after `answer`, and the life that each refresh gives it anew. An end that the provider

@@ -24,8 +24,8 @@ use crate::store::lock::StateLock;
 use crate::store::sqlite::{ClockAnchor, SqliteStore};
 use crate::store::webhooks::WebhookStore;
 use crate::store::{
-    Event, EventKind, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, PAGE_MAX, ProviderSummary, Store,
-    StoreError, Summary,
+    Event, EventKind, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Outlook, PAGE_MAX, ProviderSummary,
+    Store, StoreError, Summary,
 };
 use crate::token_file::{Held, KeptFile, Sinks, TOLD_IN_STEPS_OF_MIN, format, told_end};
 use crate::tokens::{Handed, Hot};
@@ -828,6 +828,25 @@ impl TokenKeep {
     #[must_use]
     pub fn gauges(&self) -> Gauges {
         self.inner.engine.gauges()
+    }
+
+    /// When access tokens end, and when refreshes are planned. It looks at each connection: ask seldom.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub async fn outlook(&self, namespace: Option<&str>) -> Result<Outlook, Error> {
+        Ok(self.store().outlook(self.now(), namespace).await?)
+    }
+
+    /// Gives a connection exactly these labels.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]; [`Error::Declared`], where the configuration is master of them.
+    pub async fn label(&self, key: &ConnectionKey, labels: BTreeMap<String, String>) -> Result<Connection, Error> {
+        if self.declared().iter().any(|declared| declared.key == *key) {
+            return Err(Error::Declared(key.clone()));
+        }
+        self.flag(key, Flag::Labels(labels)).await
     }
 
     /// Refreshes now, or joins the attempt in flight, and waits up to [`REFRESH_WAIT`] for its end. With

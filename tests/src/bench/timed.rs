@@ -9,7 +9,7 @@ use tokenkeep::endpoint::{Channel, Endpoint, Reuse, SendFailure};
 use tokenkeep::journal::{Entry, Journal, JournalError, Slot, Usage};
 use tokenkeep::store::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
-    ProviderSummary, Quota, Store, StoreError, Summary, Warned, Work,
+    Outlook, ProviderSummary, Quota, Store, StoreError, Summary, Warned, Work,
 };
 use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Hold, Holder};
 use tokenkeep_core::oauth::RawAnswer;
@@ -142,6 +142,10 @@ impl Store for Timed<Arc<dyn Store>> {
 
     async fn summary_by_provider(&self, now: Timestamp) -> Result<BTreeMap<String, ProviderSummary>, StoreError> {
         self.inner.summary_by_provider(now).await
+    }
+
+    async fn outlook(&self, now: Timestamp, namespace: Option<&str>) -> Result<Outlook, StoreError> {
+        self.inner.outlook(now, namespace).await
     }
 
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError> {

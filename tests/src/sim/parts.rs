@@ -8,7 +8,7 @@ use tokenkeep::journal::{Entry, Journal, JournalError, Slot, Usage};
 use tokenkeep::store::memory::MemoryStore;
 use tokenkeep::store::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
-    ProviderSummary, Quota, Store, StoreError, Summary, Warned, Work,
+    Outlook, ProviderSummary, Quota, Store, StoreError, Summary, Warned, Work,
 };
 use tokenkeep_core::model::{AttemptRef, Connection, ConnectionId, ConnectionKey, Hold, Holder};
 use tokenkeep_core::oauth::RawAnswer;
@@ -135,6 +135,10 @@ impl Store for SimStore {
 
     async fn summary_by_provider(&self, now: Timestamp) -> Result<BTreeMap<String, ProviderSummary>, StoreError> {
         self.durable.summary_by_provider(now).await
+    }
+
+    async fn outlook(&self, now: Timestamp, namespace: Option<&str>) -> Result<Outlook, StoreError> {
+        self.durable.outlook(now, namespace).await
     }
 
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError> {

@@ -70,6 +70,10 @@ pub const RULES: &[Rule] = &[
     rule("GET", "/metrics", Need::Everything(Scope::Status)),
     rule("GET", "/v1/summary", STATUS),
     rule("GET", "/v1/config", ADMIN),
+    rule("GET", "/v1/providers", Need::Known),
+    rule("GET", "/v1/providers/{name}", Need::Known),
+    rule("GET", "/v1/fleet/histogram", STATUS),
+    rule("GET", "/v1/fleet/calendar", STATUS),
     rule("GET", "/v1/connections", STATUS),
     rule("POST", "/v1/connections", MANAGE),
     rule("GET", "/v1/connections/{name}", STATUS),
@@ -79,6 +83,8 @@ pub const RULES: &[Rule] = &[
     rule("GET", "/v1/connections/{name}/jira/issues", TOKEN),
     rule("*", "/v1/connections/{name}/proxy/", TOKEN),
     rule("*", "/v1/connections/{name}/proxy/{*path}", TOKEN),
+    rule("PATCH", "/v1/connections/{name}", MANAGE),
+    rule("GET", "/v1/connections/{name}/timeline", STATUS),
     rule("POST", "/v1/connections/{name}/refresh", Need::Scope(Scope::Refresh)),
     rule("POST", "/v1/connections/{name}/pause", MANAGE),
     rule("POST", "/v1/connections/{name}/resume", MANAGE),
@@ -182,6 +188,23 @@ impl Caller {
         whose.map_or_else(|| self.sees_all(), |key| self.sees(key))
     }
 
+    /// Refuses counts of this namespace, or with `None` of everything, where they hold what its rights do not reach: counts
+    /// cannot leave it out.
+    ///
+    /// # Errors
+    /// They do.
+    pub fn check_counted(&self, namespace: Option<&str>) -> Result<(), Problem> {
+        let counted = self.rights().is_some_and(|rights| match namespace {
+            Some(namespace) => rights.names.is_empty() && rights.reach_namespace(namespace),
+            None => rights.reach_all(),
+        });
+        if counted {
+            return Ok(());
+        }
+        Err(forbidden("this counts connections that the key is not for")
+            .next("Name one of its namespaces with ?namespace=; a key for some names can list them."))
+    }
+
     /// Refuses one more connection's token to a key that has read too many within the hour.
     ///
     /// # Errors
@@ -243,6 +266,9 @@ fn unauthenticated(code: &str, detail: &str) -> Problem {
     )
 }
 
+/// How the routes begin that are about one connection.
+const OF_A_CONNECTION: &str = "/v1/connections/{name}";
+
 /// Finds out who asks, lets nobody ask for more than they may, and writes into the audit trail what was done.
 pub async fn enforce(State(api): State<Api>, path: MatchedPath, mut request: Request, next: Next) -> Response {
     let now = api.wall();
@@ -253,10 +279,10 @@ pub async fn enforce(State(api): State<Api>, path: MatchedPath, mut request: Req
             return answer(*problem);
         }
     };
-    let named = match target(&mut request).await {
-        Ok(named) => named,
-        // The handler says what is wrong with the name.
-        Err(_) => None,
+    // The handler says what is wrong with a name.
+    let named = match path.as_str().starts_with(OF_A_CONNECTION) {
+        true => target(&mut request).await.unwrap_or_default(),
+        false => None,
     };
     if let Err(problem) = check(&api, &caller, path.as_str(), &request, named.as_ref()) {
         count(&api, &caller, "request.refused", None);

@@ -4,7 +4,7 @@ use super::Api;
 use super::access::Caller;
 use super::import::{self, JSON_MAX};
 use super::json::{ConnectionJson, Times};
-use super::openapi::{OfNamespace, Time};
+use super::openapi::{Name, OfNamespace, Time};
 use super::params::{Named, Params, key};
 use super::problem::Problem;
 use axum::Json;
@@ -31,8 +31,10 @@ const LIST_MAX: usize = 200;
 #[schema(as = NewSignIn)]
 pub struct ConnectBody {
     /// The connection's name.
+    #[schema(value_type = Name)]
     pub name: String,
     /// The provider's name in the configuration.
+    #[schema(value_type = Name)]
     pub provider: String,
     /// `code` (a browser), `device` (another device), `client` (nobody: client credentials), or `jwt` (the client acting for
     /// the account of `login_hint`).

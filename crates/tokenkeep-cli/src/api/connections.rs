@@ -4,7 +4,7 @@ use super::Api;
 use super::access::Caller;
 use super::import::{self, JSON_MAX};
 use super::json::{ConnectionJson, Page, ResumedJson, Times};
-use super::openapi::{Name, OfNamespace, Paged, Statuses};
+use super::openapi::{Name, OfNamespace, Order, Paged, Statuses};
 use super::params::{Named, Params, key};
 use super::problem::Problem;
 use axum::Json;
@@ -25,9 +25,11 @@ use utoipa::ToSchema;
         ("status" = Option<Statuses>, Query, description = "One or more statuses, separated by commas."),
         ("provider" = Option<Name>, Query, description = "A provider's name in the configuration."),
         ("q" = Option<String>, Query, description = "A part of the name."),
+        ("sort" = Option<Order>, Query, description = "The order; there is one."),
     ),
     security(("api_key" = ["status"])), responses(
-    (status = 200, description = "The page.", body = Page<ConnectionJson>),
+    (status = 200, description = "The page.", body = Page<ConnectionJson>, headers(("ETag" = String))),
+    (status = 304, description = "What `If-None-Match` names is still it."),
 ))]
 pub async fn list(
     State(api): State<Api>,
@@ -50,7 +52,9 @@ fn read_list(query: Option<&str>) -> Result<ListQuery, Problem> {
     let known: Vec<&str> = Status::ALL.iter().map(|status| status.as_str()).collect();
     let expected = format!("one or more of {}, separated by commas", known.join(", "));
     let statuses = params.parsed("status", &expected, |text| text.split(',').map(Status::parse).collect())?;
-    let cursor = params.take("cursor")?;
+    // The store keeps no other order that pages can go on from.
+    params.parsed("sort", "name, the one order there is", |text| (text == "name").then_some(()))?;
+    let cursor = params.cursor()?;
     let query = ListQuery {
         statuses: statuses.unwrap_or_default(),
         provider: params.parsed("provider", "a provider's name", |t| check_name(t).ok().map(|()| t.to_owned()))?,
@@ -66,7 +70,8 @@ fn read_list(query: Option<&str>) -> Result<ListQuery, Problem> {
 /// One connection.
 #[utoipa::path(get, path = "/v1/connections/{name}", operation_id = "get_connection", tag = "connections", params(Named),
     security(("api_key" = ["status"])), responses(
-    (status = 200, description = "The connection.", body = ConnectionJson),
+    (status = 200, description = "The connection.", body = ConnectionJson, headers(("ETag" = String))),
+    (status = 304, description = "What `If-None-Match` names is still it."),
     (status = 404, description = "`not_found`: there is no such connection."),
 ))]
 pub async fn show(State(api): State<Api>, named: Named) -> Result<Json<ConnectionJson>, Problem> {
@@ -167,6 +172,7 @@ pub async fn refresh(State(api): State<Api>, named: Named, body: Body) -> Result
 struct RefreshBody {
     force: bool,
     if_generation: Option<u64>,
+    #[schema(min_length = 16, max_length = 64, pattern = "^[0-9A-Fa-f]*$")]
     rejected: Option<String>,
 }
 
@@ -200,13 +206,14 @@ mod tests {
     #[test]
     fn a_listing_is_asked_for() {
         let query =
-            read_list(Some("status=held,needs_reauth&provider=jira&q=a&limit=3&cursor=b&namespace=team")).unwrap();
+            read_list(Some("sort=name&status=held,needs_reauth&provider=jira&q=a&limit=3&cursor=b&namespace=team"))
+                .unwrap();
         assert_eq!(query.statuses, [Status::Held, Status::NeedsReauth]);
         assert_eq!((query.provider.as_deref(), query.name_contains.as_deref()), (Some("jira"), Some("a")));
         assert_eq!(query.after.unwrap().to_string(), "team/b");
         assert_eq!((query.namespace.as_deref(), query.limit), (Some("team"), 3));
         assert_eq!(read_list(None).unwrap().namespace.as_deref(), Some("default"));
-        for wrong in ["status=good", "status=", "provider=a%20b", "cursor=/", "sort=name", "limit=x"] {
+        for wrong in ["status=good", "status=", "provider=a%20b", "cursor=/", "sort=expires", "limit=x"] {
             assert_eq!(read_list(Some(wrong)).unwrap_err().status, 400, "{wrong}");
         }
     }

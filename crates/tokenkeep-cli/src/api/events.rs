@@ -3,7 +3,7 @@
 use super::Api;
 use super::access::Caller;
 use super::json::{EventJson, Page, Times, parse_time};
-use super::openapi::{Name, OfNamespace, Paged, Time};
+use super::openapi::{Name, OfNamespace, PagedByNumber, Time};
 use super::params::{Params, key};
 use super::problem::Problem;
 use axum::Json;
@@ -13,10 +13,16 @@ use tokenkeep::store::EventQuery;
 /// What a number of an event is, for messages.
 pub const EVENT_NUMBER: &str = "an event's number";
 
+/// Reads the number of an event; the store counts them in 64 bits with a sign.
+#[must_use]
+pub fn event_number(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|&number| i64::try_from(number).is_ok())
+}
+
 /// A page: of one connection with `?connection=`, from a time with `?since=`, behind an event with `?after=`.
 #[utoipa::path(get, path = "/v1/events", operation_id = "list_events", tag = "events",
     params(
-        OfNamespace, Paged,
+        OfNamespace, PagedByNumber,
         ("connection" = Option<Name>, Query, description = "Of this connection alone; `namespace` needs it."),
         ("after" = Option<u64>, Query, description = "Behind the event of this number."),
         ("since" = Option<Time>, Query, description = "From this time on."),
@@ -43,11 +49,16 @@ fn read(query: Option<&str>, times: &Times) -> Result<EventQuery, Problem> {
     let mut params = Params::new(query);
     let namespace = params.namespace()?;
     let connection = params.take("connection")?;
-    let number = |text: &str| text.parse().ok();
-    let after = params.parsed("after", EVENT_NUMBER, number)?.or(params.parsed("cursor", EVENT_NUMBER, number)?);
+    let after = params.parsed("after", EVENT_NUMBER, event_number)?;
+    let cursor = params.parsed("cursor", EVENT_NUMBER, |text| match text {
+        "" => Some(None),
+        text => event_number(text).map(Some),
+    })?;
+    let after = after.or(cursor.flatten());
     let query = EventQuery {
         after: after.unwrap_or(0),
         since: params.parsed("since", "a time such as 2026-11-23T10:00:00Z", parse_time)?.map(|at| times.steady(at)),
+        newest: false,
         connection: connection.map(|name| key(namespace.as_deref(), &name)).transpose()?,
         limit: params.limit()?,
     };
@@ -73,12 +84,22 @@ mod tests {
         assert_eq!(query.connection.unwrap().to_string(), "team/jira");
         assert_eq!((query.after, query.limit, query.since), (7, 5, Some(times().now)));
         assert_eq!(read(Some("cursor=9"), &times()).unwrap().after, 9);
+        assert_eq!(read(Some("cursor="), &times()).unwrap().after, 0);
         assert_eq!(read(None, &times()).unwrap(), EventQuery { limit: 100, ..EventQuery::default() });
     }
 
     #[test]
     fn a_wrong_query_is_refused() {
-        for query in ["after=x", "since=yesterday", "limit=0", "conection=x", "namespace=team", "connection=a/b"] {
+        for query in [
+            "after=x",
+            "after=9223372036854775808",
+            "cursor=-1",
+            "since=yesterday",
+            "limit=0",
+            "conection=x",
+            "namespace=team",
+            "connection=a/b",
+        ] {
             assert_eq!(read(Some(query), &times()).unwrap_err().status, 400, "{query}");
         }
     }

@@ -6,26 +6,32 @@ pub mod audit;
 pub mod config;
 pub mod connect;
 pub mod connections;
+pub mod etag;
 pub mod events;
 pub mod export;
 pub mod failures;
+pub mod fleet;
 pub mod guard;
 pub mod health;
 pub mod import;
 pub mod jira;
 pub mod json;
 pub mod keys;
+pub mod labels;
 pub mod metrics;
 pub mod ndjson;
 pub mod oauth;
 pub mod openapi;
 pub mod params;
 pub mod problem;
+pub mod providers;
 pub mod proxy;
 pub mod session;
 pub mod stream;
 pub mod summary;
+pub mod timeline;
 pub mod token;
+pub mod unread;
 pub mod webhooks;
 
 use crate::config::live::Live;
@@ -33,6 +39,7 @@ use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use failures::Failures;
+use fleet::Counts;
 use json::Times;
 use metrics::Metrics;
 use oauth::SignIns;
@@ -42,7 +49,7 @@ use std::sync::Arc;
 use stream::Streams;
 use tokenkeep::{Error, TokenKeep};
 use tokenkeep_core::Timestamp;
-use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
 /// What every handler has.
@@ -62,14 +69,17 @@ pub struct Api {
     pub failures: Failures,
     /// What Prometheus scrapes.
     pub metrics: Metrics,
+    /// Counts of the fleet that are kept a while.
+    pub counts: Counts,
 }
 
 impl Api {
     /// With nobody signed in yet.
     #[must_use]
     pub fn new(keep: TokenKeep, streams: Streams, config: Arc<Live>, sign_ins: SignIns) -> Self {
-        let (sessions, failures, metrics) = (Sessions::default(), Failures::default(), Metrics::of(&keep));
-        Self { keep, streams, config, sign_ins, sessions, failures, metrics }
+        let (sessions, failures, counts) = (Sessions::default(), Failures::default(), Counts::default());
+        let metrics = Metrics::of(&keep);
+        Self { keep, streams, config, sign_ins, sessions, failures, metrics, counts }
     }
 
     /// The times of this moment.
@@ -101,6 +111,7 @@ pub fn whole(api: Api) -> Router {
         .route_layer(middleware::from_fn_with_state(api.clone(), access::enforce))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn(unread::read_rest))
         .with_state(api)
 }
 
@@ -122,16 +133,18 @@ pub fn document() -> utoipa::openapi::OpenApi {
 
 /// Each of them has a rule in [`access::RULES`].
 fn routes() -> OpenApiRouter<Api> {
+    let tagged = || middleware::from_fn(etag::tagged);
     OpenApiRouter::default()
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
-        .routes(routes!(openapi::get))
+        .routes(routes!(openapi::get).layer(tagged()))
         .routes(routes!(metrics::get))
         .routes(routes!(summary::get))
-        .routes(routes!(connections::list, import::post))
-        .routes(routes!(connections::show, connections::remove))
+        .routes(routes!(connections::list, import::post).layer(tagged()))
+        .routes(routes!(connections::show, connections::remove, labels::patch).layer(tagged()))
         .routes(routes!(token::get))
         .routes(routes!(connections::refresh))
+        .routes(routes!(timeline::get))
         .routes(routes!(connections::pause))
         .routes(routes!(connections::resume))
         .routes(routes!(export::post))
@@ -162,6 +175,10 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(webhooks::deliveries))
         .routes(routes!(webhooks::redeliver))
         .routes(routes!(config::get))
+        .routes(routes!(providers::list).layer(tagged()))
+        .routes(routes!(fleet::histogram))
+        .routes(routes!(fleet::calendar))
+        .routes(routes!(providers::show).layer(tagged()))
         .routes(routes!(events::list))
         .routes(routes!(stream::get))
 }

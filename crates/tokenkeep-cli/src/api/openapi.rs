@@ -73,7 +73,7 @@ const EVERYWHERE: [(u16, &str, &str); 6] = [
                        everything; on TCP an API key or the dashboard's session says who asks, and its scopes what is allowed.",
     ),
     servers((url = "http://localhost:7878", description = "The default address")),
-    components(schemas(Problem, Kinds, Name, Span, Statuses, Time)),
+    components(schemas(Problem, Kinds, Name, Order, Span, Statuses, Time)),
     tags(
         (name = "connections", description = "What is kept fresh"),
         (name = "proxy", description = "Calls to providers' APIs for callers who never hold the token"),
@@ -87,12 +87,12 @@ const EVERYWHERE: [(u16, &str, &str); 6] = [
         (name = "socket only", description = "Served on the socket in the state folder alone, to its own user"),
     )
 )]
-struct Frame;
+struct Whole;
 
 /// The document before its routes.
 #[must_use]
 pub fn frame() -> Document {
-    let mut document = Frame::openapi();
+    let mut document = Whole::openapi();
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some("An API key, `tk_...`")).build();
     let cookie = ApiKeyValue::with_description(SESSION_COOKIE, "Of the dashboard, after a sign-in at /v1/session");
     let components = document.components.get_or_insert_default();
@@ -215,7 +215,10 @@ pub fn text() -> &'static str {
 
 /// This document.
 #[utoipa::path(get, path = "/v1/openapi.json", operation_id = "openapi", tag = "admin", security(("api_key" = [])),
-    responses((status = 200, description = "The document.", body = Object)))]
+    responses(
+    (status = 200, description = "The document.", body = Object, headers(("ETag" = String))),
+    (status = 304, description = "What `If-None-Match` names is still it."),
+))]
 pub async fn get() -> Answer {
     ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text()).into_response()
 }
@@ -267,6 +270,11 @@ string_schema! {
 }
 
 string_schema! {
+    /// The order of a list.
+    Order => |schema| schema.enum_values(Some(["name"]))
+}
+
+string_schema! {
     /// One or more kinds of what a stream tells, separated by commas.
     Kinds => |schema| schema.pattern(Some(some_of(&["event", "summary", "step"])))
 }
@@ -304,6 +312,26 @@ impl PartialSchema for TokenFile {
 
 impl ToSchema for TokenFile {}
 
+/// A frame of the stream of events: `data` is JSON as text.
+#[derive(Debug)]
+pub struct Frame;
+
+impl PartialSchema for Frame {
+    fn schema() -> RefOr<Schema> {
+        let text = || ObjectBuilder::new().schema_type(Type::String);
+        let kinds = ["hello", "event", "summary", "step", "resync"];
+        let schema = ObjectBuilder::new()
+            .property("event", text().enum_values(Some(kinds)))
+            .property("id", text())
+            .property("data", text())
+            .required("event")
+            .required("data");
+        schema.into()
+    }
+}
+
+impl ToSchema for Frame {}
+
 fn parameter(name: &str, place: ParameterIn, description: &str, schema: RefOr<Schema>) -> Parameter {
     let required = if place == ParameterIn::Path { Required::True } else { Required::False };
     ParameterBuilder::new()
@@ -335,28 +363,36 @@ impl IntoParams for OfNamespace {
     }
 }
 
-/// `?limit=` and `?cursor=`.
+/// `?limit=` and `?cursor=` of what is in the order of names.
 #[derive(Debug)]
 pub struct Paged;
 
 impl IntoParams for Paged {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let limit = ObjectBuilder::new()
-            .schema_type(Type::Integer)
-            .minimum(Some(1))
-            .maximum(Some(PAGE_MAX))
-            .default(Some(json!(super::params::PAGE_DEFAULT)));
-        let cursor = ObjectBuilder::new().schema_type(Type::String);
-        vec![
-            parameter("limit", ParameterIn::Query, "How many items at most.", limit.into()),
-            parameter(
-                "cursor",
-                ParameterIn::Query,
-                "The page behind: `next_cursor` of the page before.",
-                cursor.into(),
-            ),
-        ]
+        page(ObjectBuilder::new().schema_type(Type::String).max_length(Some(NAME_LENGTH_MAX)))
     }
+}
+
+/// `?limit=` and `?cursor=` of what has numbers.
+#[derive(Debug)]
+pub struct PagedByNumber;
+
+impl IntoParams for PagedByNumber {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        page(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0)).maximum(Some(i64::MAX)))
+    }
+}
+
+fn page(cursor: ObjectBuilder) -> Vec<Parameter> {
+    let limit = ObjectBuilder::new()
+        .schema_type(Type::Integer)
+        .minimum(Some(1))
+        .maximum(Some(PAGE_MAX))
+        .default(Some(json!(super::params::PAGE_DEFAULT)));
+    vec![
+        parameter("limit", ParameterIn::Query, "How many items at most.", limit.into()),
+        parameter("cursor", ParameterIn::Query, "The page behind: `next_cursor` of the page before.", cursor.into()),
+    ]
 }
 
 #[cfg(test)]

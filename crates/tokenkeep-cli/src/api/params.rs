@@ -82,6 +82,14 @@ impl Params {
         Ok(limit.unwrap_or(PAGE_DEFAULT))
     }
 
+    /// Where a page starts; an empty one is the beginning.
+    ///
+    /// # Errors
+    /// It is given twice.
+    pub fn cursor(&mut self) -> Result<Option<String>, Problem> {
+        Ok(self.take("cursor")?.filter(|cursor| !cursor.is_empty()))
+    }
+
     /// A namespace, where one is given.
     ///
     /// # Errors

@@ -97,7 +97,9 @@ impl Problem {
             Error::NotFound(_) => {
                 Self::new(StatusCode::NOT_FOUND, NOT_FOUND, detail).next("List the names with `tokenkeep list`.")
             }
-            Error::Invalid { .. } => Self::new(StatusCode::BAD_REQUEST, "invalid", detail),
+            Error::Invalid { field, found, expected } => {
+                Self::invalid(format!("{field}: {found}"), format!("Expected {expected}."))
+            }
             Error::NoToken { key, status, last_error, retry_at } => {
                 let cause = last_error.as_ref().map(|error| error.failure.code);
                 Self::new(no_token_status(*status), status.as_str(), detail)

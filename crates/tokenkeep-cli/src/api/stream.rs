@@ -11,7 +11,7 @@
 
 use super::Api;
 use super::access::Caller;
-use super::events::EVENT_NUMBER;
+use super::events::{EVENT_NUMBER, event_number};
 use super::json::{EventJson, HelloJson, ResyncJson, StepJson, SummaryJson, Times};
 use super::openapi::{self, Name, OfNamespace};
 use super::params::{Params, key};
@@ -222,7 +222,7 @@ impl Wanted {
         let connection = params.take("connection")?;
         let connection = connection.map(|name| key(namespace.as_deref(), &name)).transpose()?;
         let mut kinds = params.parsed("kinds", KINDS, Kinds::parse)?.unwrap_or(Kinds::ALL);
-        let after = params.parsed("after", EVENT_NUMBER, |text| text.parse().ok())?;
+        let after = params.parsed("after", EVENT_NUMBER, event_number)?;
         params.finish()?;
         // Summaries count the whole fleet: they would mislead a reader of a part.
         kinds.summaries &= namespace.is_none() && connection.is_none() && caller.sees_all();
@@ -266,7 +266,7 @@ impl Kinds {
 /// `Last-Event-ID`, as a browser sends it when it comes back.
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
-    match value.to_str().ok().and_then(|text| text.parse().ok()) {
+    match value.to_str().ok().and_then(event_number) {
         Some(id) => Ok(Some(id)),
         None => Err(Problem::invalid(
             format!("the header `Last-Event-ID` is `{}`", printable(&String::from_utf8_lossy(value.as_bytes()), 80)),
@@ -288,7 +288,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     ),
     security(("api_key" = ["status"])), responses(
     (status = 200, description = "Events named `hello`, `event`, `summary`, `step` and `resync`, each with JSON.",
-        body = String, content_type = "text/event-stream"),
+        body = openapi::Frame, content_type = "text/event-stream"),
     (status = 503, description = "`too_many_readers`: too many follow the stream already."),
 ))]
 pub async fn get(

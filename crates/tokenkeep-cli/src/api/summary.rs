@@ -1,7 +1,7 @@
 //! `/v1/summary`: counts by status, the next refresh, the earliest expiry.
 
 use super::Api;
-use super::access::{Caller, forbidden};
+use super::access::Caller;
 use super::json::{RotationJson, SummaryJson};
 use super::openapi::OfNamespace;
 use super::params::Params;
@@ -22,15 +22,7 @@ pub async fn get(
     let mut params = Params::new(query.as_deref());
     let namespace = params.namespace()?;
     params.finish()?;
-    // Counts cannot leave out what a caller does not see.
-    let counted = caller.rights().is_some_and(|rights| match &namespace {
-        Some(_) => rights.names.is_empty(),
-        None => rights.reach_all(),
-    });
-    if !counted {
-        return Err(forbidden("this counts connections that the key is not for")
-            .next("Name one of its namespaces with ?namespace=; a key for some names can list them."));
-    }
+    caller.check_counted(namespace.as_deref())?;
     let summary = api.keep.summary(namespace.as_deref()).await.map_err(|error| api.problem(&error))?;
     // An instance without a state folder has no key.
     let rotation = api.keep.master_key().ok().and_then(|key| key.rotation);

@@ -1,12 +1,12 @@
 //! `tokenkeep providers`: the catalogue.
 
+use crate::api::providers::PresetJson;
 use crate::error::{CliError, Exit};
 use crate::{output, span, suggest};
 use clap::Args;
-use serde::Serialize;
 use std::fmt::Write as _;
 use std::time::Duration;
-use tokenkeep_core::catalogue::{Authority, CHECKED, PRESETS, Preset, preset};
+use tokenkeep_core::catalogue::{PRESETS, preset};
 
 /// Of `providers`.
 #[derive(Args, Debug)]
@@ -24,39 +24,13 @@ pub struct ProvidersArgs {
     pub json: bool,
 }
 
-/// A row of the catalogue, as it is printed.
-#[derive(Serialize)]
-struct Row {
-    name: &'static str,
-    title: &'static str,
-    token_url: &'static str,
-    authorize_url: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refresh_url: Option<&'static str>,
-    revoke_url: Option<&'static str>,
-    device_url: Option<&'static str>,
-    parameters: Vec<&'static str>,
-    rotation: String,
-    client_auth: Vec<&'static str>,
-    offline_scopes: &'static [&'static str],
-    access_life_s: Option<u64>,
-    idle_life_s: Option<u64>,
-    absolute_life_s: Option<u64>,
-    one_grant: bool,
-    api_hosts: &'static [&'static str],
-    notes: &'static [&'static str],
-    unverified: &'static [&'static str],
-    sources: Vec<String>,
-    checked: &'static str,
-}
-
 /// Prints the catalogue, or one row of it.
 ///
 /// # Errors
 /// There is no such row.
 pub fn run(args: &ProvidersArgs) -> Result<Exit, CliError> {
     let Some(name) = &args.name else {
-        let rows: Vec<Row> = PRESETS.iter().map(row).collect();
+        let rows: Vec<PresetJson> = PRESETS.iter().map(PresetJson::new).collect();
         if args.json {
             output::write_json(&rows)?
         } else {
@@ -64,7 +38,7 @@ pub fn run(args: &ProvidersArgs) -> Result<Exit, CliError> {
         }
         return Ok(Exit::Ok);
     };
-    let found = preset(name).map(row).ok_or_else(|| unknown(name))?;
+    let found = preset(name).map(PresetJson::new).ok_or_else(|| unknown(name))?;
     // An array in each case, so that one filter serves both.
     if args.json {
         output::write_json(&[found])?
@@ -83,49 +57,11 @@ fn unknown(name: &str) -> CliError {
     }
 }
 
-fn row(preset: &Preset) -> Row {
-    let rules = &preset.rules;
-    let seconds = |span: Option<Duration>| span.map(|span| span.as_secs());
-    Row {
-        name: preset.id,
-        title: preset.name,
-        token_url: preset.token_url,
-        authorize_url: preset.authorize_url,
-        refresh_url: preset.refresh_url,
-        revoke_url: preset.revocation.url(),
-        device_url: preset.device_url,
-        parameters: preset.parameters(),
-        rotation: rules.rotation.to_string(),
-        client_auth: preset.client_auths.iter().map(|auth| auth.as_str()).collect(),
-        offline_scopes: preset.offline_scopes,
-        access_life_s: seconds(rules.access_life),
-        idle_life_s: seconds(rules.idle_life),
-        absolute_life_s: seconds(rules.absolute_life),
-        one_grant: rules.one_grant,
-        api_hosts: preset.api_hosts,
-        notes: preset.notes,
-        unverified: preset.unverified,
-        sources: preset
-            .sources
-            .iter()
-            .map(|source| format!("{} ({})", source.page, said_by(source.authority)))
-            .collect(),
-        checked: CHECKED,
-    }
-}
-
-const fn said_by(authority: Authority) -> &'static str {
-    match authority {
-        Authority::Vendor => "vendor",
-        Authority::Secondary => "secondary",
-    }
-}
-
 fn life(seconds: Option<u64>) -> String {
     seconds.map_or_else(|| "-".to_owned(), |seconds| span::show(Duration::from_secs(seconds)))
 }
 
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[PresetJson]) -> String {
     let mut table = output::table(&["NAME", "ROTATION", "ACCESS", "IDLE", "ABSOLUTE", "TOKEN URL"]);
     for row in rows {
         table.add_row([
@@ -140,7 +76,7 @@ fn table(rows: &[Row]) -> String {
     output::text_of(&table)
 }
 
-fn detail(row: &Row) -> String {
+fn detail(row: &PresetJson) -> String {
     let facts = [
         ("name", row.name.to_owned()),
         ("title", row.title.to_owned()),
@@ -192,14 +128,14 @@ mod tests {
 
     #[test]
     fn the_table_has_a_line_for_each_row() {
-        let rows: Vec<Row> = PRESETS.iter().map(row).collect();
+        let rows: Vec<PresetJson> = PRESETS.iter().map(PresetJson::new).collect();
         let text = table(&rows);
         assert!(text.lines().count() == rows.len() + 1 && text.contains("grace:600"), "{text}");
     }
 
     #[test]
     fn a_row_marks_what_nobody_has_verified() {
-        let of = |id: &str| detail(&row(tokenkeep_core::catalogue::preset(id).unwrap()));
+        let of = |id: &str| detail(&PresetJson::new(tokenkeep_core::catalogue::preset(id).unwrap()));
         let zoom = of("zoom");
         assert!(zoom.contains("https://zoom.us/oauth/revoke   (unverified)"), "{zoom}");
         assert!(zoom.contains("(vendor)") && zoom.contains("compared with its sources in"), "{zoom}");

@@ -6,8 +6,8 @@
 use super::rules::{self, Brought};
 use super::{
     CLAIM_BATCH_MAX, ClaimOne, Claimed, Commit, Committed, EVENTS_MAX, Event, EventQuery, FINGERPRINTS_MAX, Flag,
-    Granted, ListQuery, NewEvent, NewGrant, Noted, PAGE_MAX, ProviderSummary, Quota, Store, StoreError, Summary,
-    WARN_BATCH_MAX, Warned, Work,
+    Granted, ListQuery, NewEvent, NewGrant, Noted, Outlook, PAGE_MAX, ProviderSummary, Quota, Store, StoreError,
+    Summary, WARN_BATCH_MAX, Warned, Work,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -354,6 +354,20 @@ impl Store for MemoryStore {
         Ok(summaries)
     }
 
+    async fn outlook(&self, now: Timestamp, namespace: Option<&str>) -> Result<Outlook, StoreError> {
+        let contents = self.contents();
+        let mut outlook = Outlook::default();
+        for connection in contents.rows.values().map(|row| contents.shown(&row.connection)) {
+            if namespace.is_none_or(|namespace| connection.key.namespace() == namespace) {
+                outlook.end(now, connection.status(now), connection.times.expires_at, 1);
+                if let Some(at) = connection.due_at() {
+                    outlook.plan(now, at);
+                }
+            }
+        }
+        Ok(outlook)
+    }
+
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError> {
         let mut contents = self.contents();
         let grant = |grant| {
@@ -406,7 +420,9 @@ impl Store for MemoryStore {
             query.since.is_none_or(|since| event.at >= since)
                 && query.connection.as_ref().is_none_or(|key| event.connection.as_ref() == Some(key))
         });
-        let found = wanted.take(query.limit.min(PAGE_MAX));
+        let limit = query.limit.min(PAGE_MAX);
+        let skipped = if query.newest { wanted.clone().count().saturating_sub(limit) } else { 0 };
+        let found = wanted.skip(skipped).take(limit);
         Ok(found.map(|(id, event)| Event { id: *id, event: event.clone() }).collect())
     }
 

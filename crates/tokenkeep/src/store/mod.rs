@@ -10,6 +10,7 @@ pub mod lock;
 #[cfg(any(test, feature = "test-suite"))]
 #[doc(hidden)]
 pub mod memory;
+mod outlook;
 mod record;
 mod rules;
 pub mod sqlite;
@@ -23,6 +24,7 @@ use tokenkeep_core::model::{
 use tokenkeep_core::oauth::TokenSet;
 use tokenkeep_core::{Secret, Timestamp};
 
+pub use outlook::{END_CLASSES, END_CLASSES_COUNT, Outlook, PLAN_BIN, PLAN_BINS};
 pub use tokenkeep_core::event::{EventKind, NewEvent};
 pub use tokenkeep_core::lifecycle::HoldChange;
 
@@ -280,6 +282,8 @@ pub struct EventQuery {
     pub since: Option<Timestamp>,
     /// Only those of this connection.
     pub connection: Option<ConnectionKey>,
+    /// Where there are more than `limit`: the newest of them, not the oldest.
+    pub newest: bool,
     /// At most this many, and never more than [`PAGE_MAX`].
     pub limit: usize,
 }
@@ -337,6 +341,10 @@ pub trait Store: Send + Sync + 'static {
     /// Counts for each provider that has connections, by statuses judged at `now`: together what
     /// [`Store::summary`] says of the whole store.
     async fn summary_by_provider(&self, now: Timestamp) -> Result<BTreeMap<String, ProviderSummary>, StoreError>;
+
+    /// Counts ends and planned refreshes, by statuses judged at `now`. It looks at each connection, if only at its entry
+    /// of an index: it is to be asked seldom.
+    async fn outlook(&self, now: Timestamp, namespace: Option<&str>) -> Result<Outlook, StoreError>;
 
     /// Takes token sets over, all in one transaction, in the order given; each writes
     /// `connection.connected`.

@@ -3,7 +3,7 @@
 //! The model is written anew from the contract in `store/mod.rs`; it shares nothing with any store.
 
 use super::*;
-use crate::store::{EventQuery, ListQuery, Noted, PAGE_MAX};
+use crate::store::{EventQuery, ListQuery, Noted, Outlook, PAGE_MAX};
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, FileFailurePersistence, TestRunner};
@@ -444,6 +444,15 @@ impl Model {
         let ends = self.entries.values().map(|entry| entry.end).filter(|end| *end > self.now);
         assert_eq!(summary.earliest_expiry, ends.min().map(at));
         expect_shares_of_summary(store, self.now).await;
+        let mut outlook = Outlook::default();
+        for (_, entry) in &shown {
+            let end = Some(entry.end).filter(|end| *end != i64::MAX).map(at);
+            outlook.end(at(self.now), entry.status(self.now), end, 1);
+            if let Some(due) = entry.due() {
+                outlook.plan(at(self.now), at(due));
+            }
+        }
+        assert_eq!(store.outlook(at(self.now), None).await.unwrap(), outlook);
         for status in Status::ALL {
             let query = ListQuery { statuses: vec![status], limit: 99, ..ListQuery::default() };
             let found = store.list(at(self.now), &query).await.unwrap();

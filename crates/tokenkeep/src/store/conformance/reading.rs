@@ -184,6 +184,9 @@ async fn events_are_numbered_and_found(store: &dyn Store) {
     let both = EventQuery { connection: Some(key("jira")), since: Some(at(5)), ..all.clone() };
     assert_eq!(numbers(both).await, [3]);
     assert_eq!(numbers(EventQuery { limit: 2, ..all.clone() }).await, [1, 2]);
+    assert_eq!(numbers(EventQuery { limit: 2, newest: true, ..all.clone() }).await, [2, 3]);
+    let last = EventQuery { connection: Some(key("jira")), limit: 1, newest: true, ..all.clone() };
+    assert_eq!(numbers(last).await, [3]);
     assert_eq!(numbers(EventQuery { connection: Some(key("absent")), ..all }).await, [0; 0]);
     assert!(store.record(Vec::new()).await.unwrap().is_empty());
 }

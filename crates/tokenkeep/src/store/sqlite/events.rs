@@ -192,7 +192,10 @@ pub fn first(database: &Database, after: u64, wanted: &Settings) -> Result<Optio
 }
 
 fn page(database: &Database, query: &EventQuery) -> Result<Vec<Event>, StoreError> {
-    let sql = concat!(columns!(), "id > ?1 AND at >= ?2 ORDER BY id LIMIT ?3");
+    let sql = match query.newest {
+        false => concat!(columns!(), "id > ?1 AND at >= ?2 ORDER BY id LIMIT ?3"),
+        true => concat!(columns!(), "id > ?1 AND at >= ?2 ORDER BY id DESC LIMIT ?3"),
+    };
     let after = i64::try_from(query.after).unwrap_or(i64::MAX);
     let since = query.since.map_or(i64::MIN, Timestamp::as_millis);
     let limit = i64::try_from(query.limit.min(PAGE_MAX)).unwrap_or(i64::MAX);
@@ -201,6 +204,9 @@ fn page(database: &Database, query: &EventQuery) -> Result<Vec<Event>, StoreErro
     let mut found = Vec::new();
     while let Some(row) = rows.next().map_err(|cause| fault(&cause))? {
         found.push(event(row)?);
+    }
+    if query.newest {
+        found.reverse();
     }
     Ok(found)
 }
@@ -222,6 +228,9 @@ fn chain(database: &Database, query: &EventQuery, key: &ConnectionKey) -> rusqli
         if query.since.is_none_or(|since| at >= since.as_millis()) {
             numbers.push_front(next);
             numbers.truncate(limit);
+        }
+        if query.newest && numbers.len() >= limit {
+            break;
         }
         // Only damage can lead forward.
         next = previous.unwrap_or(0).min(next - 1);

@@ -15,6 +15,7 @@ mod checkpoint;
 mod copy;
 mod events;
 mod ops;
+mod outlook;
 mod providers;
 mod reader;
 mod rows;
@@ -33,7 +34,7 @@ pub(crate) use webhooks::Inline;
 
 use super::{
     ClaimOne, Claimed, Commit, Committed, Event, EventQuery, Flag, Granted, ListQuery, NewEvent, NewGrant, Noted,
-    ProviderSummary, Quota, Store, StoreError, Summary, Warned, Work,
+    Outlook, ProviderSummary, Quota, Store, StoreError, Summary, Warned, Work,
 };
 use super::{record, rules};
 use crate::seal::{CheckValue, Sealer};
@@ -487,6 +488,11 @@ impl Store for SqliteStore {
 
     async fn summary_by_provider(&self, now: Timestamp) -> Result<BTreeMap<String, ProviderSummary>, StoreError> {
         self.read_much(move |database, base| shares::by_provider(database, base, now)).await
+    }
+
+    async fn outlook(&self, now: Timestamp, namespace: Option<&str>) -> Result<Outlook, StoreError> {
+        let namespace = namespace.map(str::to_owned);
+        self.read_much(move |database, base| outlook::outlook(database, base, now, namespace.as_deref())).await
     }
 
     async fn grant(&self, now: Timestamp, grants: Vec<NewGrant>) -> Result<Vec<Granted>, StoreError> {

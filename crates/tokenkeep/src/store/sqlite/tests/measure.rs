@@ -128,6 +128,9 @@ async fn measure_counts(store: &SqliteStore, when: &str) {
         let shares = store.summary_by_provider(at(now)).await.unwrap();
         println!("summary by provider {when}, {what}: {:?} of {}", started.elapsed(), shares.len());
     }
+    let started = Instant::now();
+    let outlook = store.outlook(at(0), None).await.unwrap();
+    println!("outlook {when}: {:?}, {} due, {} later", started.elapsed(), outlook.due, outlook.later);
     for status in [Status::NeedsReauth, Status::Refreshing, Status::Fresh] {
         let query = ListQuery { statuses: vec![status], limit: 100, ..ListQuery::default() };
         let started = Instant::now();
