@@ -222,6 +222,14 @@ impl Daemon {
         &self.socket
     }
 
+    /// Where it listens on TCP, as its log says: `127.0.0.1:PORT`.
+    #[track_caller]
+    pub fn tcp(&self) -> String {
+        let said = self.stderr();
+        let after = said.split_once("tcp=Some(").unwrap_or_else(|| panic!("it logs no address:\n{said}")).1;
+        after.split(')').next().unwrap_or_default().to_owned()
+    }
+
     /// What it has said so far.
     pub fn stderr(&self) -> String {
         self.process.stderr()

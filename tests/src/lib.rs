@@ -20,5 +20,6 @@ pub mod sign_in;
 pub mod sim;
 pub mod snapshot;
 pub mod terminal;
+pub mod tls_front;
 pub mod told;
 pub mod venv;

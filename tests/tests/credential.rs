@@ -85,7 +85,7 @@ fn what_is_exported_is_imported_equal_elsewhere() {
     assert!(!daemon.contains(place.access_token()));
     let tcp = daemon.split_once("tcp=Some(").and_then(|(_, rest)| rest.split_once(')')).expect("it listens on TCP").0;
     let by_tcp = Request::post("/v1/connections/jira/export", &[], "").at_address(tcp).expect("it answers");
-    assert_eq!(by_tcp.status, 404, "only the socket exports: {by_tcp:?}");
+    assert_eq!(by_tcp.status, 401, "only the socket exports: {by_tcp:?}");
 
     let elsewhere = Installation::new(&place.mock.section("mock", "strict"));
     let _daemon = elsewhere.start();

@@ -2,7 +2,11 @@
 //!
 //! What a command takes alone stands in its own file in [`crate::commands`], its help with examples first.
 
+use crate::client::remote::{self, Remote};
+use crate::client::{self, Client};
 use crate::commands::{
+    api_key::ApiKeyArgs,
+    audit::AuditArgs,
     backup::BackupArgs,
     completions::CompletionsArgs,
     config::ConfigArgs,
@@ -32,7 +36,9 @@ use crate::env;
 use crate::error::CliError;
 use crate::span;
 use crate::state_dir;
-use clap::{Args, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 use tokenkeep_core::ConnectionKey;
@@ -73,9 +79,83 @@ pub struct Common {
     /// The namespace that names are in
     #[arg(long, short, global = true, help_heading = GLOBAL, default_value = DEFAULT_NAMESPACE, value_name = "NS", value_parser = name)]
     pub namespace: String,
+    /// The daemon's address, rather than its socket; TOKENKEEP_API_KEY holds the API key for it, or TOKENKEEP_API_KEY_FILE names a file that does
+    #[arg(long, global = true, help_heading = GLOBAL, env = env::URL, value_name = "URL", hide_env_values = true)]
+    pub url: Option<String>,
+    /// What of it was said on the command line.
+    #[arg(skip)]
+    pub said: Said,
+}
+
+/// What was said on the command line itself, where it stands above the environment.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Said {
+    /// `--state-dir`.
+    pub state_dir: bool,
+    /// `--namespace`.
+    pub namespace: bool,
+    /// `--url`.
+    pub url: bool,
+}
+
+impl Said {
+    fn of(matches: &ArgMatches) -> Self {
+        let said = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        Self { state_dir: said("state_dir"), namespace: said("namespace"), url: said("url") }
+    }
+}
+
+/// Reads a command line.
+///
+/// # Errors
+/// What clap says about it: help is an error, too.
+pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    let mut matches = command.try_get_matches_from_mut(arguments)?;
+    let said = Said::of(&matches);
+    let mut cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))?;
+    cli.common.said = said;
+    Ok(cli)
 }
 
 impl Common {
+    /// The daemon's URL; `None` where its socket is meant.
+    ///
+    /// # Errors
+    /// The command line names two daemons.
+    pub fn url(&self) -> Result<Option<&str>, CliError> {
+        let url = self.url.as_deref();
+        match (self.said.url, self.said.state_dir) {
+            (true, true) => Err(CliError::usage("--url and --state-dir name two daemons").next_step("leave one out")),
+            (true, false) => Ok(url),
+            (false, true) => Ok(None),
+            // A variable that is set to nothing says nothing.
+            (false, false) => Ok(url.filter(|url| !url.is_empty())),
+        }
+    }
+
+    /// A client of the daemon that is meant.
+    ///
+    /// # Errors
+    /// The URL or the key is none, or there is no state folder.
+    pub fn client(&self) -> Result<Client, CliError> {
+        match self.url()? {
+            Some(url) => Ok(Client::at(Remote::read(url, remote::key()?)?)),
+            None => Ok(Client::new(self.socket()?)),
+        }
+    }
+
+    /// A client of the daemon at its socket, for a `command` that is served there alone.
+    ///
+    /// # Errors
+    /// A URL is meant, or there is no state folder.
+    pub fn socket_client(&self, command: &str) -> Result<Client, CliError> {
+        match self.url()? {
+            Some(_) => Err(client::remote::socket_only(command)),
+            None => Ok(Client::new(self.socket()?)),
+        }
+    }
+
     /// The state folder.
     ///
     /// # Errors
@@ -131,6 +211,10 @@ pub enum Command {
     Events(EventsArgs),
     /// Whether the daemon does its work, for health checks
     Ready(ReadyArgs),
+    /// Who else may ask the daemon, and for what
+    ApiKey(ApiKeyArgs),
+    /// Who did what: the audit trail
+    Audit(AuditArgs),
     /// Which key seals everything, and a new one for it
     MasterKey(MasterKeyArgs),
     /// One sealed file with everything but the master key
@@ -228,12 +312,12 @@ pub fn shown(namespace: &str, name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
+    use crate::error::Exit;
     use clap::error::ErrorKind;
 
     fn parse(line: &str) -> Result<Cli, ErrorKind> {
         let words = std::iter::once("tokenkeep").chain(line.split_whitespace());
-        Cli::try_parse_from(words).map_err(|error| error.kind())
+        read(words.map(OsString::from)).map_err(|error| error.kind())
     }
 
     #[test]
@@ -285,6 +369,15 @@ mod tests {
             "events --follow --exec cmd --flag",
             "mock-provider --rotation grace:600 --access-ttl 60s --seed 7",
             "providers atlassian --json",
+            "token jira --url http://127.0.0.1:7878",
+            "--url https://keep.example list --json",
+            "api-key create ci --scope token",
+            "api-key create ci --scope token,refresh --scope status --namespace team-* -n b --name jira* --name x --expires 90d --connections-per-hour 5 --json",
+            "api-key list --json",
+            "api-key revoke 0123456789abcdef --yes",
+            "api-key setup",
+            "audit --after 7 --json",
+            "doctor --audit",
             "master-key rotate",
             "master-key status --json",
             "backup --output f",
@@ -306,7 +399,6 @@ mod tests {
             "token jira --wait 61s",
             "token jira --header --json",
             "token jira --min-ttl soon",
-            "token jira --url http://x",
             "import",
             "import jira",
             "import jira --ndjson f",
@@ -331,6 +423,17 @@ mod tests {
             "list -n a/b",
             "list --status hold",
             "events --json --exec cmd",
+            "api-key",
+            "api-key create",
+            "api-key create ci",
+            "api-key create ci --scope tokn",
+            "api-key create ci --scope token --expires soon",
+            "api-key create ci --scope token --expires 0",
+            "api-key create ci --scope token --connections-per-hour 0",
+            "api-key create ci --scope token --name a/b",
+            "api-key create ci --scope token --namespace a/*",
+            "api-key revoke",
+            "audit --after x",
             "master-key",
             "backup",
             "restore",
@@ -338,6 +441,41 @@ mod tests {
         ] {
             assert!(parse(line).is_err(), "{line}");
         }
+    }
+
+    fn common(line: &str) -> Common {
+        parse(line).unwrap().common
+    }
+
+    #[test]
+    fn one_daemon_is_meant() {
+        let url = |line: &str| common(line).url().map(|url| url.map(str::to_owned)).map_err(|error| error.exit());
+        assert_eq!(url("list"), Ok(None));
+        assert_eq!(url("list --url http://localhost"), Ok(Some("http://localhost".to_owned())));
+        assert_eq!(url("--url http://localhost list"), Ok(Some("http://localhost".to_owned())));
+        assert_eq!(url("list --url http://localhost --state-dir d"), Err(Exit::Usage));
+        // As from the environment, which a flag stands above.
+        let of_environment = |line: &str, url: &str| {
+            let common = Common { url: Some(url.to_owned()), ..common(line) };
+            common.url().map(|url| url.map(str::to_owned)).map_err(|error| error.exit())
+        };
+        assert_eq!(of_environment("list", "u"), Ok(Some("u".to_owned())));
+        assert_eq!(of_environment("list", ""), Ok(None));
+        assert_eq!(of_environment("list --state-dir d", "u"), Ok(None));
+        let refused = Common { url: Some("u".to_owned()), ..common("list") }.socket_client("backup").unwrap_err();
+        assert!(refused.exit() == Exit::Usage && refused.report().contains("`tokenkeep backup`"));
+    }
+
+    #[test]
+    fn a_namespace_of_a_new_key_is_one_that_was_said() {
+        let limits = |line: &str| {
+            let cli = parse(line).unwrap();
+            let Command::ApiKey(args) = &cli.command else { panic!("another command") };
+            args.namespaces_of_create(&cli.common).unwrap()
+        };
+        assert!(limits("api-key create ci --scope token").is_empty());
+        assert_eq!(limits("api-key create ci --scope token --namespace a* -n b"), ["a*", "b"]);
+        assert_eq!(limits("-n team api-key create ci --scope token"), ["team"]);
     }
 
     #[test]

@@ -1,14 +1,16 @@
-//! A small blocking HTTP/1.1 client for the daemon's socket.
+//! A small blocking HTTP/1.1 client for the daemon, at its socket or its URL ([`remote`]).
 //!
 //! The commands use it because it starts in no time: no runtime, no pool, one exchange on one
 //! connection. What happens is followed by [`stream`], across restarts of the daemon by [`follow`].
 
 pub mod follow;
+pub mod remote;
 pub mod stream;
 
 use crate::api::json::Page;
 use crate::api::problem::{NEEDS_REAUTH, NOT_FOUND, Problem};
 use crate::error::{CliError, Exit};
+use remote::Remote;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Write as _;
@@ -16,8 +18,10 @@ use std::fs;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::FileTypeExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// How long an answer may take unless said otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
@@ -29,8 +33,20 @@ const BODY_MAX: usize = 256 * 1024 * 1024;
 /// One daemon.
 #[derive(Clone, Debug)]
 pub struct Client {
-    socket: PathBuf,
+    place: Place,
 }
+
+/// Where it is.
+#[derive(Clone, Debug)]
+enum Place {
+    Socket(PathBuf),
+    Url(Arc<Remote>),
+}
+
+/// An open connection.
+pub(crate) trait Wire: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Wire for T {}
 
 /// A request.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +67,8 @@ pub struct Answer {
     pub status: u16,
     /// The body.
     pub body: Vec<u8>,
+    /// The URL of the daemon; `None`: it came by the socket.
+    from: Option<Arc<str>>,
 }
 
 /// What became of a body that was given on as it came.
@@ -66,7 +84,13 @@ impl Client {
     /// Of the daemon behind this socket.
     #[must_use]
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket }
+        Self { place: Place::Socket(socket) }
+    }
+
+    /// Of the daemon behind this URL.
+    #[must_use]
+    pub fn at(remote: Remote) -> Self {
+        Self { place: Place::Url(Arc::new(remote)) }
     }
 
     /// Asks, and takes only success.
@@ -93,7 +117,7 @@ impl Client {
         self.send(Request { method: "POST", target, body: Some(("application/json", json)), timeout })
     }
 
-    /// Every item of a listing whose target already has a query.
+    /// Every item of a listing.
     ///
     /// # Errors
     /// As [`Client::get`].
@@ -109,7 +133,8 @@ impl Client {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
         while items.len() < enough {
-            let mut target = format!("{target}&limit=1000");
+            let separator = if target.contains('?') { '&' } else { '?' };
+            let mut target = format!("{target}{separator}limit=1000");
             if let Some(cursor) = &cursor {
                 target.push_str("&cursor=");
                 target.push_str(&encode(cursor));
@@ -130,7 +155,14 @@ impl Client {
     /// As [`Client::get`].
     pub fn send(&self, request: Request<'_>) -> Result<Answer, CliError> {
         let answer = self.exchange(request)?;
-        if (200..300).contains(&answer.status) { Ok(answer) } else { Err(answer.problem()) }
+        if (200..300).contains(&answer.status) { Ok(answer) } else { Err(self.refused(&answer)) }
+    }
+
+    fn refused(&self, answer: &Answer) -> CliError {
+        match &self.place {
+            Place::Socket(_) => answer.problem(),
+            Place::Url(remote) => remote.refused(answer),
+        }
     }
 
     /// Posts, and gives the body of a success to `into` as it comes. Whatever was taken before an error is no answer.
@@ -139,72 +171,97 @@ impl Client {
     /// As [`Client::get`]; [`Received::NotTaken`] where `into` does not take it.
     pub fn receive(&self, target: &str, timeout: Duration, into: &mut impl Write) -> Result<Received, CliError> {
         let request = Request { method: "POST", target, body: None, timeout };
-        let stream = self.connect(&request)?;
-        let asked = write_request(&stream, &request).map_err(ReadError::Io);
-        match asked.and_then(|()| receive(&mut &stream, into)) {
-            Ok(received) => received,
+        let mut wire = self.connect(timeout)?;
+        let asked = self.write(&mut wire, &request).map_err(ReadError::Io);
+        match asked.and_then(|()| receive(&mut wire, into)) {
+            Ok(Ok(received)) => Ok(received),
+            Ok(Err(answer)) => Err(self.refused(&answer)),
             Err(ReadError::Io(error)) => Err(broken(&error, timeout)),
             Err(ReadError::Unreadable(why)) => Err(self.unreadable(why)),
         }
     }
 
-    fn connect(&self, request: &Request<'_>) -> Result<UnixStream, CliError> {
-        let stream = UnixStream::connect(&self.socket).map_err(|error| self.no_daemon(&error))?;
-        self.set_timeouts(&stream, request.timeout).map_err(|error| broken(&error, request.timeout))?;
-        Ok(stream)
+    fn connect(&self, timeout: Duration) -> Result<Box<dyn Wire>, CliError> {
+        match &self.place {
+            Place::Socket(socket) => {
+                let stream = UnixStream::connect(socket).map_err(|error| no_daemon(socket, &error))?;
+                let limited =
+                    stream.set_read_timeout(Some(timeout)).and_then(|()| stream.set_write_timeout(Some(timeout)));
+                limited.map_err(|error| broken(&error, timeout))?;
+                Ok(Box::new(stream))
+            }
+            Place::Url(remote) => remote.connect(timeout),
+        }
     }
 
     fn unreadable(&self, why: &str) -> CliError {
-        CliError::new(format!("the answer is no HTTP that this client knows: {why}"))
-            .evidence(self.socket.display().to_string())
+        let told = CliError::new(format!("the answer is no HTTP that this client knows: {why}"));
+        match &self.place {
+            Place::Socket(socket) => told.evidence(socket.display().to_string()),
+            Place::Url(remote) => {
+                let variable = crate::env::URL;
+                told.evidence(&**remote.shown())
+                    .next_step(format!("check --url and {variable}: is it https, or no Tokenkeep?"))
+            }
+        }
     }
 
     fn exchange(&self, request: Request<'_>) -> Result<Answer, CliError> {
-        let stream = self.connect(&request)?;
+        let mut wire = self.connect(request.timeout)?;
         let broken = |error: &io::Error| broken(error, request.timeout);
-        let wrote = write_request(&stream, &request);
+        let wrote = self.write(&mut wire, &request);
         // A daemon that refuses a body answers before it has read it, so the answer counts.
-        match (read_answer(&mut &stream), wrote) {
-            (Ok(answer), _) => Ok(answer),
+        match (read_answer(&mut wire), wrote) {
+            (Ok(answer), _) => Ok(Answer { from: self.url(), ..answer }),
             (Err(_), Err(error)) => Err(broken(&error)),
             (Err(ReadError::Io(error)), Ok(())) => Err(broken(&error)),
             (Err(ReadError::Unreadable(why)), Ok(())) => Err(self.unreadable(why)),
         }
     }
 
-    fn set_timeouts(&self, stream: &UnixStream, timeout: Duration) -> io::Result<()> {
-        stream.set_read_timeout(Some(timeout))?;
-        stream.set_write_timeout(Some(timeout))
+    fn url(&self) -> Option<Arc<str>> {
+        match &self.place {
+            Place::Socket(_) => None,
+            Place::Url(remote) => Some(Arc::clone(remote.shown())),
+        }
     }
 
-    /// Exit code 1, not 75: trying again does not help until somebody starts a daemon.
-    fn no_daemon(&self, error: &io::Error) -> CliError {
-        let socket = self.socket.display();
-        if error.kind() == io::ErrorKind::PermissionDenied {
-            return CliError::new(format!("this user may not use the daemon's socket {socket}"))
-                .evidence(error.to_string())
-                .next_step("run this as the daemon's user, or choose your own daemon with --state-dir");
+    /// Writes a request for where the daemon is.
+    fn write(&self, wire: &mut impl Write, request: &Request<'_>) -> io::Result<()> {
+        match &self.place {
+            Place::Socket(_) => write_request(wire, request, "localhost", "", ""),
+            Place::Url(remote) => {
+                write_request(wire, request, remote.authority(), remote.base(), &remote.authorization())
+            }
         }
-        let found = fs::metadata(&self.socket).map(|found| found.file_type());
-        if let Some(kind) = found.ok().filter(|kind| !kind.is_socket()) {
-            let kind = if kind.is_dir() { "a folder" } else { "no socket" };
-            return CliError::new(format!("{socket} is {kind}, and should be the daemon's socket"))
-                .evidence(error.to_string())
-                .next_step(
-                    "move it away and start the daemon with `tokenkeep serve`, or choose another with --state-dir",
-                );
-        }
-        if error.kind() == io::ErrorKind::NotADirectory {
-            return CliError::new(format!("there is no socket {socket}: what should be the state folder is none"))
-                .evidence(error.to_string())
-                .next_step("name the daemon's state folder with --state-dir");
-        }
-        let mut told = CliError::new(format!("no daemon answers at {socket}")).evidence(error.to_string());
-        if error.kind() == io::ErrorKind::ConnectionRefused {
-            told = told.evidence("its socket is left from a daemon that did not stop cleanly");
-        }
-        told.next_step("start one with `tokenkeep serve`, or choose another with --state-dir")
     }
+}
+
+/// Exit code 1, not 75: trying again does not help until somebody starts a daemon.
+fn no_daemon(path: &Path, error: &io::Error) -> CliError {
+    let socket = path.display();
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        return CliError::new(format!("this user may not use the daemon's socket {socket}"))
+            .evidence(error.to_string())
+            .next_step("run this as the daemon's user, or choose your own daemon with --state-dir");
+    }
+    let found = fs::metadata(path).map(|found| found.file_type());
+    if let Some(kind) = found.ok().filter(|kind| !kind.is_socket()) {
+        let kind = if kind.is_dir() { "a folder" } else { "no socket" };
+        return CliError::new(format!("{socket} is {kind}, and should be the daemon's socket"))
+            .evidence(error.to_string())
+            .next_step("move it away and start the daemon with `tokenkeep serve`, or choose another with --state-dir");
+    }
+    if error.kind() == io::ErrorKind::NotADirectory {
+        return CliError::new(format!("there is no socket {socket}: what should be the state folder is none"))
+            .evidence(error.to_string())
+            .next_step("name the daemon's state folder with --state-dir");
+    }
+    let mut told = CliError::new(format!("no daemon answers at {socket}")).evidence(error.to_string());
+    if error.kind() == io::ErrorKind::ConnectionRefused {
+        told = told.evidence("its socket is left from a daemon that did not stop cleanly");
+    }
+    told.next_step("start one with `tokenkeep serve`, or choose another with --state-dir")
 }
 
 fn broken(error: &io::Error, timeout: Duration) -> CliError {
@@ -225,8 +282,14 @@ impl Answer {
     pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, CliError> {
         serde_json::from_slice(&self.body).map_err(|error| {
             // Only the place and kind: the text around may be a token.
-            CliError::new(format!("the daemon's answer is not what was expected ({:?} error)", error.classify()))
-                .next_step("use the same version of Tokenkeep for the daemon and the command")
+            let told =
+                CliError::new(format!("the daemon's answer is not what was expected ({:?} error)", error.classify()));
+            match &self.from {
+                None => told.next_step("use the same version of Tokenkeep for the daemon and the command"),
+                Some(url) => told.evidence(format!("asked at {url}")).next_step(
+                    "check that this is a Tokenkeep's address, and use the same version for the daemon and the command",
+                ),
+            }
         })
     }
 
@@ -278,22 +341,30 @@ pub fn encode(text: &str) -> String {
     encoded
 }
 
-fn write_request(mut stream: &UnixStream, request: &Request<'_>) -> io::Result<()> {
-    let mut head = String::with_capacity(256);
+/// `authorization` is a whole line of the head, or nothing.
+fn write_request(
+    wire: &mut impl Write,
+    request: &Request<'_>,
+    host: &str,
+    base: &str,
+    authorization: &str,
+) -> io::Result<()> {
+    // Enough that the key is not left behind in memory that was outgrown.
+    let mut head = Zeroizing::new(String::with_capacity(512 + request.target.len() + base.len() + authorization.len()));
     let (method, target) = (request.method, request.target);
     // Writing to a String cannot fail.
-    let _ = write!(head, "{method} {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n");
+    let _ = write!(head, "{method} {base}{target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{authorization}");
     if let Some((content_type, body)) = request.body {
         let _ = write!(head, "content-type: {content_type}\r\ncontent-length: {}\r\n", body.len());
     } else if method == "POST" {
         head.push_str("content-length: 0\r\n");
     }
     head.push_str("\r\n");
-    stream.write_all(head.as_bytes())?;
+    wire.write_all(head.as_bytes())?;
     if let Some((_, body)) = request.body {
-        stream.write_all(body)?;
+        wire.write_all(body)?;
     }
-    Ok(())
+    wire.flush()
 }
 
 /// Why an answer could not be read.
@@ -325,21 +396,21 @@ fn read_answer(stream: &mut impl Read) -> Result<Answer, ReadError> {
             // 100 Continue and its kin come before the answer.
             _ if (100..200).contains(&status) => {}
             _ if status == 204 => {
-                return Ok(Answer { status, body: Vec::new() });
+                return Ok(Answer { status, body: Vec::new(), from: None });
             }
             length => {
-                return Ok(Answer { status, body: read_body(&mut input, length)? });
+                return Ok(Answer { status, body: read_body(&mut input, length)?, from: None });
             }
         }
     }
 }
 
-/// Reads an answer whose body may be large. The inner error is the daemon's problem.
-fn receive(stream: &mut impl Read, into: &mut impl Write) -> Result<Result<Received, CliError>, ReadError> {
+/// Reads an answer whose body may be large. The inner error is one that is no success.
+fn receive(stream: &mut impl Read, into: &mut impl Write) -> Result<Result<Received, Answer>, ReadError> {
     let mut input = Input { stream, buffer: Vec::with_capacity(4096), taken: 0 };
     let (status, length) = read_head(&mut input)?;
     if !(200..300).contains(&status) {
-        return Ok(Err(Answer { status, body: read_body(&mut input, length)? }.problem()));
+        return Ok(Err(Answer { status, body: read_body(&mut input, length)?, from: None }));
     }
     let Length::Chunked = length else { return Err(ReadError::Unreadable("its transfer coding")) };
     let mut bytes = 0;

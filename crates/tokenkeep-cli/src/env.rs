@@ -2,6 +2,12 @@
 
 /// The state folder, where `--state-dir` is not given.
 pub const STATE_DIR: &str = "TOKENKEEP_STATE_DIR";
+/// Where the daemon is reached instead of by its socket, where `--url` is not given.
+pub const URL: &str = "TOKENKEEP_URL";
+/// The API key for [`URL`]; with [`FILE_SUFFIX`] it names a file that holds the key.
+pub const API_KEY: &str = "TOKENKEEP_API_KEY";
+/// Root certificates instead of the machine's, in PEM (rustls-native-certs reads it).
+pub const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 /// What the daemon logs: a level, or levels by target, as in `warn,tokenkeep=trace`.
 pub const LOG: &str = "TOKENKEEP_LOG";
 /// How the daemon logs: `text` or `json`.

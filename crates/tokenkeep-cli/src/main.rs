@@ -21,11 +21,11 @@ mod state_dir;
 mod suggest;
 mod tls;
 
-use clap::Parser as _;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    match commands::run(cli::Cli::parse_from(commands::credential::docker::arguments(std::env::args_os()))) {
+    let arguments = commands::credential::docker::arguments(std::env::args_os());
+    match commands::run(cli::read(arguments).unwrap_or_else(|error| error.exit())) {
         Ok(exit) => exit.into(),
         Err(error) => {
             output::to_stderr(&logging::for_reader(error.report()));

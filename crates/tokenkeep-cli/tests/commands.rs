@@ -81,7 +81,13 @@ fn a_wrong_command_line_is_exit_code_2() {
         &["token", "a/b"],
         &["demo", "--listen", "0.0.0.0:1"],
         &["remove", "jira"],
-        &["token", "jira", "--url", "http://localhost"],
+        &["token", "jira", "--url", "localhost:7878"],
+        &["token", "jira", "--url", "http://keep.example"],
+        &["export", "jira", "--yes", "--url", "http://localhost"],
+        &["backup", "-o", "-", "--url", "http://localhost"],
+        &["master-key", "rotate", "--url", "http://localhost"],
+        &["api-key", "setup", "--url", "http://localhost"],
+        &["api-key", "revoke", "x"],
     ] {
         let output = tokenkeep(folder.path(), arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");

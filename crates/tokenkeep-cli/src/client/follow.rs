@@ -24,6 +24,8 @@ pub enum News {
     Resync(ResyncJson),
     /// The stream broke; it is being opened again. Comes once, before the next [`News::Back`].
     Lost(CliError),
+    /// The daemon does not let this one follow any more, as when its key was revoked: nothing more will come.
+    Refused(CliError),
 }
 
 /// Reads the stream, and opens it again behind the last event where it breaks.
@@ -59,7 +61,9 @@ impl Follower {
     pub fn next(&mut self) -> News {
         loop {
             let Some(stream) = &mut self.stream else {
-                self.reopen();
+                if let Some(refused) = self.reopen() {
+                    return News::Refused(refused);
+                }
                 continue;
             };
             match stream.next() {
@@ -79,11 +83,13 @@ impl Follower {
         News::Lost(why)
     }
 
-    fn reopen(&mut self) {
-        match self.client.stream(&self.target, self.last) {
-            Ok(stream) => self.stream = Some(stream),
-            Err(_) => thread::sleep(RECONNECT_EVERY),
+    fn reopen(&mut self) -> Option<CliError> {
+        match self.client.open(&self.target, self.last) {
+            Ok(Ok(stream)) => self.stream = Some(stream),
+            Ok(Err(answer)) if matches!(answer.status, 401 | 403) => return Some(self.client.refused(&answer)),
+            _ => thread::sleep(RECONNECT_EVERY),
         }
+        None
     }
 
     /// `None` for what is not known: a later version may say more.

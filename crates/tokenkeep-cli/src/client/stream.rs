@@ -1,11 +1,10 @@
 //! One stream of server-sent events (WHATWG HTML, section 9.2), read while it comes.
 
-use super::{Answer, Client, Input, Length, ReadError, Request};
-use super::{broken, read_body, read_chunk, read_head, write_request};
+use super::{Answer, Client, Input, Length, ReadError, Request, Wire};
+use super::{broken, read_body, read_chunk, read_head};
 use crate::api::stream::HEARTBEAT_EVERY;
 use crate::error::CliError;
 use std::io::Read;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// A stream that is silent for so long is dead: the daemon says something at least every [`HEARTBEAT_EVERY`].
@@ -26,7 +25,7 @@ pub struct Message {
 
 /// An open stream.
 pub struct EventStream {
-    input: Input<UnixStream>,
+    input: Input<Box<dyn Wire>>,
     lines: Lines,
 }
 
@@ -36,23 +35,24 @@ impl Client {
     /// # Errors
     /// Nobody answers, or the answer is a problem.
     pub fn stream(&self, target: &str, after: Option<u64>) -> Result<EventStream, CliError> {
+        self.open(target, after)?.map_err(|answer| self.refused(&answer))
+    }
+
+    /// As [`Client::stream`]; the inner error is an answer that is no stream.
+    pub(super) fn open(&self, target: &str, after: Option<u64>) -> Result<Result<EventStream, Answer>, CliError> {
         let target = after.map_or_else(|| target.to_owned(), |id| format!("{target}&after={id}"));
         let request = Request { method: "GET", target: &target, body: None, timeout: SILENCE_MAX };
-        let stream = self.connect(&request)?;
+        let mut wire = self.connect(request.timeout)?;
         let opened = || -> Result<_, ReadError> {
-            write_request(&stream, &request)?;
-            let mut input = Input::new(stream);
+            self.write(&mut wire, &request)?;
+            let mut input = Input::new(wire);
             match read_head(&mut input)? {
                 (200, Length::Chunked) => Ok(Ok(EventStream::new(input))),
                 (200, _) => Err(ReadError::Unreadable("it is not sent in chunks")),
-                (status, length) => Ok(Err(Answer { status, body: read_body(&mut input, length)? })),
+                (status, length) => Ok(Err(Answer { status, body: read_body(&mut input, length)?, from: self.url() })),
             }
         };
-        match opened() {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(answer)) => Err(answer.problem()),
-            Err(error) => Err(told(&error)),
-        }
+        opened().map_err(|error| told(&error))
     }
 }
 
@@ -66,7 +66,7 @@ fn told(error: &ReadError) -> CliError {
 }
 
 impl EventStream {
-    fn new(input: Input<UnixStream>) -> Self {
+    fn new(input: Input<Box<dyn Wire>>) -> Self {
         Self { input, lines: Lines::default() }
     }
 

@@ -99,14 +99,14 @@ fn a_problem_is_told_with_cause_evidence_and_next_step() {
 
 #[test]
 fn an_answer_that_is_no_problem_is_told_by_its_status() {
-    let answer = |status| Answer { status, body: b"<html>".to_vec() };
+    let answer = |status| Answer { status, body: b"<html>".to_vec(), from: None };
     assert_eq!(answer(503).problem().exit(), Exit::Temporary);
     assert_eq!(answer(404).problem().exit(), Exit::Error);
 }
 
 #[test]
 fn a_wrong_answer_is_told_without_its_text() {
-    let answer = Answer { status: 200, body: br#"{"access_token": hunter2}"#.to_vec() };
+    let answer = Answer { status: 200, body: br#"{"access_token": hunter2}"#.to_vec(), from: None };
     let report = answer.json::<Problem>().unwrap_err().report();
     assert!(!report.contains("hunter2"), "{report}");
 }

@@ -1,6 +1,5 @@
 //! `tokenkeep backup`: one sealed file with everything but the master key.
 
-use super::client;
 use super::new_file::{self, Existing};
 use crate::cli::Common;
 use crate::client::{Client, Received};
@@ -33,7 +32,7 @@ pub struct BackupArgs {
 /// # Errors
 /// The daemon does not answer, the file exists or cannot be written; then nothing is left.
 pub fn run(common: &Common, args: &BackupArgs) -> Result<Exit, CliError> {
-    let client = client(common)?;
+    let client = common.socket_client("backup")?;
     if args.output == Path::new("-") {
         return to_stdout(&client);
     }

@@ -64,6 +64,8 @@ pub struct ShowArgs {
     pub json: bool,
 }
 
+const TARGET: &str = "/v1/config";
+
 /// Checks or shows.
 ///
 /// # Errors
@@ -100,12 +102,13 @@ fn count(number: usize, noun: &str) -> String {
 }
 
 fn show(common: &Common, args: &ShowArgs) -> Result<Exit, CliError> {
-    let config = match (&args.config, common.socket()) {
+    let config = match (&args.config, common.url()?, common.socket()) {
+        (None, Some(_), _) => common.client()?.get(TARGET)?.json()?,
         // One that nobody listens on was left behind by a daemon that is gone.
-        (None, Ok(socket)) if UnixStream::connect(&socket).is_ok() => {
-            Client::new(socket).get("/v1/config")?.json::<ConfigJson>()?
+        (None, None, Ok(socket)) if UnixStream::connect(&socket).is_ok() => {
+            Client::new(socket).get(TARGET)?.json::<ConfigJson>()?
         }
-        (named, _) => of_file(common, named.clone().or_else(|| env::read(env::CONFIG).map(PathBuf::from)))?,
+        (named, ..) => of_file(common, named.clone().or_else(|| env::read(env::CONFIG).map(PathBuf::from)))?,
     };
     if args.json {
         output::write_json(&config)?;

@@ -122,6 +122,7 @@ fn follow(
                 }
             }
             News::Lost(why) => to_stderr(&why.next_step("nothing to do: waiting for the daemon").report()),
+            News::Refused(why) => return Err(why),
             News::Back => say!("the daemon is back: going on where it stopped"),
             News::Event(_) | News::Step(_) => {}
         }

@@ -1,7 +1,7 @@
 //! `tokenkeep export NAME`: the whole token set, as a token file. It asks first.
 
 use super::new_file::{self, Existing};
-use super::{client, confirm, with_suggestion};
+use super::{confirm, with_suggestion};
 use crate::cli::{Common, shown, target};
 use crate::error::{CliError, Exit};
 use crate::output::{self, say};
@@ -40,7 +40,7 @@ pub struct ExportArgs {
 /// # Errors
 /// The answer was no, the daemon does not answer, there is no such connection, or the file cannot be written.
 pub fn run(common: &Common, args: &ExportArgs) -> Result<Exit, CliError> {
-    let client = client(common)?;
+    let client = common.socket_client("export")?;
     let name = shown(&common.namespace, &args.name);
     let explain = |error| with_suggestion(error, &client, common, &args.name);
     let existing = if args.force { Existing::Replace } else { Existing::Keep };

@@ -51,10 +51,9 @@ restart of the daemon. Backups made before open with the former key alone: keep 
 /// # Errors
 /// The daemon does not answer, or refuses.
 pub fn run(common: &Common, args: &MasterKeyArgs) -> Result<Exit, CliError> {
-    let client = client(common)?;
     match args.action {
-        Action::Rotate => rotate(&client),
-        Action::Status { json } => status(&client, json),
+        Action::Rotate => rotate(&common.socket_client("master-key rotate")?),
+        Action::Status { json } => status(&client(common)?, json),
     }
 }
 

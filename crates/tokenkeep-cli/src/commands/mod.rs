@@ -1,5 +1,7 @@
 //! One file a command: what it takes, and what it does.
 
+pub mod api_key;
+pub mod audit;
 pub mod backup;
 pub mod completions;
 pub mod config;
@@ -57,6 +59,8 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Resume(args) => pause::resume(common, &args),
         Command::Remove(args) => remove::run(common, &args),
         Command::Events(args) => events::run(common, &args),
+        Command::ApiKey(args) => api_key::run(common, &args),
+        Command::Audit(args) => audit::run(common, &args),
         Command::Ready(args) => ready::run(common, &args),
         Command::MasterKey(args) => master_key::run(common, &args),
         Command::Backup(args) => backup::run(common, &args),
@@ -71,7 +75,7 @@ pub fn run(cli: Cli) -> Result<Exit, CliError> {
 
 /// A client of the daemon that the command line names.
 fn client(common: &Common) -> Result<Client, CliError> {
-    Ok(Client::new(common.socket()?))
+    common.client()
 }
 
 /// A connection by its name.

@@ -83,12 +83,17 @@ async fn connect_any(addresses: &[SocketAddr], deadline: Instant) -> Result<TcpS
 /// [`FailureCode::TlsFailed`]: there is not one root certificate.
 pub(super) async fn tls_connector(extra_roots: Vec<CertificateDer<'static>>) -> Result<TlsConnector, Failure> {
     // It reads files, so it may block.
-    tokio::task::spawn_blocking(move || connector_with(extra_roots))
+    tokio::task::spawn_blocking(move || tls_config(extra_roots).map(TlsConnector::from))
         .await
         .unwrap_or_else(|error| Err(Failure::new(FailureCode::TlsFailed, &error.to_string())))
 }
 
-fn connector_with(extra_roots: Vec<CertificateDer<'static>>) -> Result<TlsConnector, Failure> {
+/// How this program speaks HTTP/1.1 over TLS as a client: it trusts the machine's root certificates and `extra_roots`.
+/// Reads files, so it may block.
+///
+/// # Errors
+/// [`FailureCode::TlsFailed`]: there is not one root certificate.
+pub fn tls_config(extra_roots: Vec<CertificateDer<'static>>) -> Result<Arc<ClientConfig>, Failure> {
     let failed = |detail: &str| Failure::new(FailureCode::TlsFailed, detail);
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
@@ -105,7 +110,7 @@ fn connector_with(extra_roots: Vec<CertificateDer<'static>>) -> Result<TlsConnec
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
+    Ok(Arc::new(config))
 }
 
 /// Shakes hands, within the TLS timeout.

@@ -9,6 +9,8 @@ pub mod http;
 mod pool;
 mod target;
 
+pub use dial::tls_config;
+
 use async_trait::async_trait;
 use std::time::Duration;
 use tokenkeep_core::Failure;

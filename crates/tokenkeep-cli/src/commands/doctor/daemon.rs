@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokenkeep::store::lock::{LOCK_FILE, LockError, StateLock};
 
 /// A daemon that is well answers in a millisecond.
-const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 /// Clocks that differ by less are the same one, read twice.
 const CLOCK_DIFFERS_FROM: Duration = Duration::from_secs(5);
 /// 2026-01-01, before which this program did not exist.
@@ -48,8 +48,15 @@ pub struct Holder {
 
 /// What `/livez` says.
 #[derive(Deserialize)]
-struct Alive {
+pub(super) struct Alive {
     time: Option<String>,
+}
+
+impl Alive {
+    /// What time it is to the daemon.
+    pub fn time(&self) -> Option<&str> {
+        self.time.as_deref()
+    }
 }
 
 impl Daemon {
@@ -89,10 +96,7 @@ impl Daemon {
     pub fn checks(&self, state_dir: &Path) -> Vec<Check> {
         match self {
             Self::Answers { lock, clocks_ms, unready } => {
-                let ready = unready.as_ref().map_or_else(
-                    || Check::ok("readiness", "the store can be written, and the scheduler moves"),
-                    |error| Check::of_error("readiness", error),
-                );
+                let ready = readiness(unready.as_ref());
                 vec![lock.check(), Check::ok("socket", "the daemon answers"), lock.version(), ready, clock(*clocks_ms)]
             }
             Self::Silent { holder, error } => vec![
@@ -149,8 +153,16 @@ impl Holder {
     }
 }
 
+/// What `/readyz` says.
+pub(super) fn readiness(unready: Option<&CliError>) -> Check {
+    unready.map_or_else(
+        || Check::ok("readiness", "the store can be written, and the scheduler moves"),
+        |error| Check::of_error("readiness", error),
+    )
+}
+
 /// Wrong wall clocks cost no token: times are counted by the boot clock. But imported times and people are misled.
-fn clock(clocks_ms: Option<(i64, i64)>) -> Check {
+pub(super) fn clock(clocks_ms: Option<(i64, i64)>) -> Check {
     const MEND: &str =
         "set this machine's clock (`timedatectl set-ntp true`); Tokenkeep itself counts by the boot clock";
     let ours_ms = clocks_ms.map_or_else(now_ms, |(_, ours)| ours);

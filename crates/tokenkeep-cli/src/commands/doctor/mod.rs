@@ -7,6 +7,8 @@ mod connections;
 mod daemon;
 mod folder;
 mod provider;
+mod remote;
+mod trail;
 
 use super::serve;
 use crate::cli::Common;
@@ -26,6 +28,8 @@ use tokenkeep::KeySource;
 #[command(before_help = "Examples:
   tokenkeep doctor
   tokenkeep doctor --config tokenkeep.toml --network
+  tokenkeep doctor --audit                                           also whether the audit trail is whole
+  tokenkeep doctor --url https://keep.example                        the daemon there, as far as the API key sees
   tokenkeep doctor --json | jq '.checks[] | select(.verdict == \"fault\")'
 
 Run it as the daemon's user. The exit code is 0 when all is well, 1 when there is a fault.")]
@@ -36,6 +40,9 @@ pub struct DoctorArgs {
     /// Connect to each provider of the configuration, and ask those that can be asked whether access tokens are good
     #[arg(long, requires = "config")]
     pub network: bool,
+    /// Look at every record of the audit trail, too
+    #[arg(long)]
+    pub audit: bool,
     /// As JSON: {summary, checks}
     #[arg(long)]
     pub json: bool,
@@ -130,11 +137,17 @@ struct Report {
 /// # Errors
 /// There is nothing to derive the state folder from, or standard output cannot be written.
 pub fn run(common: &Common, args: &DoctorArgs) -> Result<Exit, CliError> {
-    let state_dir = common.state_dir()?;
-    let settings = args.config.as_deref().map(|path| (path, serve::settings(path, &state_dir)));
-    let source =
-        settings.as_ref().and_then(|(_, settings)| settings.as_ref().ok()).map(|found| found.master_key.clone());
-    let mut checks = of_folder(common, &state_dir, &source.unwrap_or_default(), args.network);
+    let settings = match args.config.as_deref() {
+        Some(path) => Some((path, serve::settings(path, &common.state_dir()?))),
+        None => None,
+    };
+    let mut checks = if common.url()?.is_some() {
+        remote::checks(&common.client()?, common, args.network, args.audit)
+    } else {
+        let source = settings.as_ref().and_then(|(_, settings)| settings.as_ref().ok());
+        let source = source.map(|found| found.master_key.clone()).unwrap_or_default();
+        of_folder(common, args, &common.state_dir()?, &source)
+    };
     if let Some((path, settings)) = settings {
         checks.extend(provider::configuration(path, settings, args.network));
     }
@@ -149,7 +162,7 @@ pub fn run(common: &Common, args: &DoctorArgs) -> Result<Exit, CliError> {
 }
 
 /// The folder, what is in it, and who uses it.
-fn of_folder(common: &Common, state_dir: &Path, source: &KeySource, ask_providers: bool) -> Vec<Check> {
+fn of_folder(common: &Common, args: &DoctorArgs, state_dir: &Path, source: &KeySource) -> Vec<Check> {
     let folder = folder::Folder::look(state_dir);
     let mut checks = vec![folder.check()];
     let client = match common.socket() {
@@ -163,7 +176,10 @@ fn of_folder(common: &Common, state_dir: &Path, source: &KeySource, ask_provider
     checks.extend(daemon.checks(state_dir));
     checks.extend(folder.content(&daemon, source));
     if daemon.answers() {
-        checks.extend(connections::checks(&client, &common.namespace, ask_providers));
+        checks.extend(connections::checks(&client, &common.namespace, args.network));
+    }
+    if args.audit {
+        checks.push(if daemon.answers() { trail::check(&client) } else { trail::skipped() });
     }
     checks
 }

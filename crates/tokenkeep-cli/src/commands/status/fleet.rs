@@ -61,7 +61,7 @@ impl Fleet {
                 self.wanted = Wanted::All;
                 self.trouble = None;
             }
-            News::Lost(why) => self.trouble(why.cause()),
+            News::Lost(why) | News::Refused(why) => self.trouble(why.cause()),
         }
     }
 

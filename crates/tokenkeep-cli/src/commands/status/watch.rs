@@ -174,6 +174,7 @@ impl Watch {
             };
             self.draw_at = self.draw_at.min(Instant::now() + DRAW_SOON);
             match message {
+                Message::News(News::Refused(why)) => return Err(why),
                 Message::News(news) => self.hear(news, face),
                 Message::Fetched(fetched) => self.fetched(fetched)?,
                 Message::Suspend => suspend(face)?,
