@@ -17,9 +17,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
-use tokenkeep::Error;
 use tokenkeep::access::{KEY_PREFIX, LiveKey, Rights, Scope, TooMany};
 use tokenkeep::audit::{ANONYMOUS, NewRecord};
+use tokenkeep::{Error, TokenKeep};
 use tokenkeep_core::model::{DEFAULT_NAMESPACE, printable};
 use tokenkeep_core::{ConnectionKey, Timestamp};
 
@@ -167,6 +167,22 @@ impl Caller {
             Self::Key(key) => Some(key),
             Self::Session(session) => session.key(),
             Self::User(_) | Self::Nobody => None,
+        }
+    }
+
+    /// Whether what it showed still stands: for what goes on after a request was let in.
+    #[must_use]
+    pub fn stands(&self, keep: &TokenKeep) -> bool {
+        let now = keep.wall(keep.now());
+        let is_kept = |key: &Arc<LiveKey>| {
+            let ends = key.key.expires_at.is_some_and(|end| end <= now);
+            !ends && keep.keys().is_some_and(|keys| keys.get(&key.key.id).is_some())
+        };
+        match self {
+            Self::User(_) => true,
+            Self::Key(key) => is_kept(key),
+            Self::Session(session) => session.stands(now) && session.key().is_none_or(is_kept),
+            Self::Nobody => false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! `/v1/connect`: sign-ins, begun by programs and ended by people; and `/oauth/`, where their browsers come.
 
 use super::Api;
-use super::access::Caller;
+use super::access::{About, Caller};
 use super::import::{self, JSON_MAX};
 use super::json::{ConnectionJson, Times};
 use super::openapi::{Name, OfNamespace, Time};
@@ -165,6 +165,7 @@ pub async fn begin(
     let (flow, redirect_uri) = (body.flow, body.redirect_uri.clone());
     let connect = checked(body, namespace.as_deref(), &api)?;
     caller.check_new(&connect.key)?;
+    let about = About(connect.key.to_string());
     let begun = match flow {
         Flow::Client | Flow::Jwt => return as_client(&api, connect, flow).await,
         Flow::Device => {
@@ -173,7 +174,9 @@ pub async fn begin(
         }
         Flow::Code => in_browser(&api, connect, redirect_uri)?,
     };
-    Ok((StatusCode::CREATED, Json(begun)).into_response())
+    let mut response = (StatusCode::CREATED, Json(begun)).into_response();
+    response.extensions_mut().insert(about);
+    Ok(response)
 }
 
 async fn as_client(api: &Api, connect: Connect, flow: Flow) -> Result<Response, Problem> {
@@ -187,7 +190,9 @@ async fn as_client(api: &Api, connect: Connect, flow: Flow) -> Result<Response, 
         _ => api.keep.connect_as_client(connect).await,
     };
     let imported = connected.map_err(|error| api.problem(&error))?;
-    Ok(Json(ConnectionJson::new(imported.connection(), &api.times())).into_response())
+    let mut response = Json(ConnectionJson::new(imported.connection(), &api.times())).into_response();
+    response.extensions_mut().insert(About(imported.connection().key.to_string()));
+    Ok(response)
 }
 
 fn at_device(begun: BegunDevice, times: &Times) -> BegunJson {

@@ -3,7 +3,7 @@
 //! No message repeats a value of the body: it holds tokens.
 
 use super::Api;
-use super::access::Caller;
+use super::access::{About, Caller};
 use super::json::{ConnectionJson, ImportedJson, Times};
 use super::ndjson;
 use super::openapi::{Name, OfNamespace, TokenFile};
@@ -81,7 +81,9 @@ async fn one(api: &Api, caller: &Caller, namespace: Option<&str>, body: Body) ->
         _ => StatusCode::OK,
     };
     let (result, connection) = parts(&imported);
-    Ok((status, Json(answer(result, connection, &api.times()))).into_response())
+    let mut response = (status, Json(answer(result, connection, &api.times()))).into_response();
+    response.extensions_mut().insert(About(connection.key.to_string()));
+    Ok(response)
 }
 
 /// What is answered to an import.

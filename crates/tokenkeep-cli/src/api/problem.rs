@@ -218,7 +218,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = self.retry_after.filter(|_| self.status == StatusCode::SERVICE_UNAVAILABLE.as_u16()) {
+        if let Some(seconds) = self.retry_after.filter(|_| matches!(self.status, 429 | 503)) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response

@@ -17,7 +17,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 use tokenkeep::TokenKeep;
@@ -50,6 +50,8 @@ pub struct Session {
     key: Option<Arc<LiveKey>>,
     began_at: Timestamp,
     used_at_ms: AtomicI64,
+    /// Somebody signed out.
+    ended: AtomicBool,
 }
 
 impl Session {
@@ -69,6 +71,12 @@ impl Session {
     #[must_use]
     pub fn shown_id(&self) -> &str {
         &self.shown_id
+    }
+
+    /// Whether it has not ended at `now`, but for its key.
+    #[must_use]
+    pub fn stands(&self, now: Timestamp) -> bool {
+        !self.ended.load(Ordering::Relaxed) && self.ends_at() > now
     }
 
     fn ends_at(&self) -> Timestamp {
@@ -121,8 +129,13 @@ impl Sessions {
     fn begin(&self, key: Option<Arc<LiveKey>>, now: Timestamp) -> (Secret, Arc<Session>) {
         let secret = tokenkeep::access::random_secret();
         let hash = hash(secret.expose());
-        let session =
-            Session { shown_id: hash[..8].to_owned(), key, began_at: now, used_at_ms: AtomicI64::new(now.as_millis()) };
+        let session = Session {
+            shown_id: hash[..8].to_owned(),
+            key,
+            began_at: now,
+            used_at_ms: AtomicI64::new(now.as_millis()),
+            ended: AtomicBool::new(false),
+        };
         let session = Arc::new(session);
         let mut held = self.held();
         held.by_hash.retain(|_, session| session.ends_at() > now);
@@ -137,7 +150,8 @@ impl Sessions {
 
     fn end(&self, headers: &HeaderMap) {
         if let Some(secret) = value(headers) {
-            self.held().by_hash.remove(&hash(secret.expose()));
+            let ended = self.held().by_hash.remove(&hash(secret.expose()));
+            ended.iter().for_each(|session| session.ended.store(true, Ordering::Relaxed));
         }
     }
 

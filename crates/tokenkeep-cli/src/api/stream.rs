@@ -405,7 +405,8 @@ impl Reader {
     /// The next thing to tell; `None` at the end.
     async fn next(&mut self) -> Option<Frame> {
         loop {
-            if *self.stop.borrow() {
+            // A key or session may end while its holder listens.
+            if *self.stop.borrow() || !self.wanted.caller.stands(&self.keep) {
                 return None;
             }
             if let Some(frame) = self.ready.pop_front() {

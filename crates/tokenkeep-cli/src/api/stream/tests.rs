@@ -7,8 +7,10 @@ use axum::body::{Body, BodyDataStream};
 use axum::http::Request;
 use futures_util::StreamExt as _;
 use tempfile::TempDir;
+use tokenkeep::access::{NewKey, Pattern, Rights, Scope};
 use tokenkeep::{Config, Import, Provider};
 use tokenkeep_core::Secret;
+use tokenkeep_core::Timestamp;
 use tokenkeep_core::oauth::request::Client;
 use tokenkeep_core::provider::Rules;
 use tower::ServiceExt as _;
@@ -126,6 +128,32 @@ async fn a_reader_hears_hello_and_then_what_happens() {
     house.happen("b", 1).await;
     assert_eq!(all.ids(4).await, [4, 5, 6, 7]);
     assert_eq!(only_b.ids(2).await, [6, 7]);
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_the_key_of_its_reader() {
+    let house = house().await;
+    let keys = house.keep.keys().unwrap();
+    let rights =
+        Rights { scopes: [Scope::Status].into(), namespaces: vec![], names: vec![Pattern::parse("a").unwrap()] };
+    let new = NewKey {
+        name: "reader".to_owned(),
+        rights,
+        connections_per_hour: 1,
+        expires_at: None,
+        created_by: "test".to_owned(),
+    };
+    let (key, text) = keys.create(new, Timestamp::EPOCH).await.unwrap();
+    let request = Request::get("/v1/events/stream?kinds=event");
+    let request = request.header("authorization", format!("Bearer {}", text.expose())).body(Body::empty()).unwrap();
+    let response = house.app.clone().oneshot(request).await.unwrap();
+    let mut reader = Heard { body: response.into_body().into_data_stream() };
+    house.happen("b", 1).await;
+    house.happen("a", 1).await;
+    assert_eq!(reader.ids(2).await, [6, 7], "of others it hears nothing");
+    keys.revoke(&key.id).await.unwrap();
+    house.happen("a", 1).await;
+    assert_eq!(reader.frame().await, None);
 }
 
 #[tokio::test]
