@@ -222,6 +222,14 @@ impl Daemon {
         &self.socket
     }
 
+    /// Where it listens on TCP, as `host:port`.
+    #[track_caller]
+    pub fn address(&self) -> String {
+        let said = self.stderr();
+        let found = said.split_once("tcp=Some(").and_then(|(_, rest)| rest.split_once(')'));
+        found.unwrap_or_else(|| panic!("it does not say where it listens: {said}")).0.to_owned()
+    }
+
     /// What it has said so far.
     pub fn stderr(&self) -> String {
         self.process.stderr()

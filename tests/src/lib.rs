@@ -4,6 +4,7 @@
 
 pub mod bench;
 pub mod browser;
+pub mod callers;
 pub mod daemon;
 pub mod django;
 pub mod foreign;

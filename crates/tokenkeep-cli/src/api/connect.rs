@@ -1,7 +1,7 @@
 //! `/v1/connect`: sign-ins, begun by programs and ended by people; and `/oauth/`, where their browsers come.
 
 use super::Api;
-use super::access::Caller;
+use super::access::{About, Caller};
 use super::import::{self, JSON_MAX};
 use super::json::{ConnectionJson, Times};
 use super::openapi::{OfNamespace, Time};
@@ -14,9 +14,10 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tokenkeep::connect::{Begun, BegunDevice, Connect, Redirects, Standing};
+use tokenkeep::connect::{Begun, BegunDevice, Connect, Redirects, SignInError, Standing};
 use tokenkeep_core::Secret;
 use tokenkeep_core::model::{check_name, printable};
+use tokenkeep_core::oauth::authorize::state_of;
 use url::Url;
 use utoipa::ToSchema;
 
@@ -163,6 +164,7 @@ pub async fn begin(
     let (flow, redirect_uri) = (body.flow, body.redirect_uri.clone());
     let connect = checked(body, namespace.as_deref(), &api)?;
     caller.check_new(&connect.key)?;
+    let about = About::connection(&connect.key);
     let begun = match flow {
         Flow::Client | Flow::Jwt => return as_client(&api, connect, flow).await,
         Flow::Device => {
@@ -171,7 +173,7 @@ pub async fn begin(
         }
         Flow::Code => in_browser(&api, connect, redirect_uri)?,
     };
-    Ok((StatusCode::CREATED, Json(begun)).into_response())
+    Ok((StatusCode::CREATED, about, Json(begun)).into_response())
 }
 
 async fn as_client(api: &Api, connect: Connect, flow: Flow) -> Result<Response, Problem> {
@@ -185,7 +187,8 @@ async fn as_client(api: &Api, connect: Connect, flow: Flow) -> Result<Response, 
         _ => api.keep.connect_as_client(connect).await,
     };
     let imported = connected.map_err(|error| api.problem(&error))?;
-    Ok(Json(ConnectionJson::new(imported.connection(), &api.times())).into_response())
+    let connection = imported.connection();
+    Ok((About::connection(&connection.key), Json(ConnectionJson::new(connection, &api.times()))).into_response())
 }
 
 fn at_device(begun: BegunDevice, times: &Times) -> BegunJson {
@@ -390,9 +393,10 @@ fn told(id: String, name: &str, standing: &Standing, times: &Times) -> SignInJso
 ))]
 pub async fn finish(
     State(api): State<Api>,
+    caller: Caller,
     RawQuery(query): RawQuery,
     body: Body,
-) -> Result<Json<ConnectionJson>, Problem> {
+) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
     let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
     let FinishBody { query, proof } = serde_json::from_slice(&body).map_err(|error| {
@@ -401,6 +405,11 @@ pub async fn finish(
             "Expected {\"query\": \"code=...&state=...\", \"proof\": \"...\"}.",
         )
     })?;
+    let whose = state_of(&query).and_then(|state| api.keep.sign_in(state.expose()));
+    if whose.is_some_and(|(key, _)| !caller.sees(&key)) {
+        return Err(api.problem(&SignInError::Unknown.into()));
+    }
     let finished = api.keep.finish_sign_in(&query, &Secret::new(proof)).await.map_err(|error| api.problem(&error))?;
-    Ok(Json(ConnectionJson::new(finished.imported.connection(), &api.times())))
+    let connection = finished.imported.connection();
+    Ok((About::connection(&connection.key), Json(ConnectionJson::new(connection, &api.times()))).into_response())
 }

@@ -3,7 +3,7 @@
 //! No message repeats a value of the body: it holds tokens.
 
 use super::Api;
-use super::access::Caller;
+use super::access::{About, Caller};
 use super::json::{ConnectionJson, ImportedJson, Times};
 use super::ndjson;
 use super::openapi::{Name, OfNamespace, TokenFile};
@@ -75,13 +75,14 @@ async fn one(api: &Api, caller: &Caller, namespace: Option<&str>, body: Body) ->
     let body = zeroize::Zeroizing::new(to_bytes(body, JSON_MAX).await.map_err(|_| too_large())?.to_vec());
     let import = read(&body, namespace)?;
     caller.check_new(&import.key)?;
+    let about = About::connection(&import.key);
     let imported = api.keep.import(import).await.map_err(|error| api.problem(&error))?;
     let status = match imported {
         Imported::Created(_) => StatusCode::CREATED,
         _ => StatusCode::OK,
     };
     let (result, connection) = parts(&imported);
-    Ok((status, Json(answer(result, connection, &api.times()))).into_response())
+    Ok((status, about, Json(answer(result, connection, &api.times()))).into_response())
 }
 
 /// What is answered to an import.

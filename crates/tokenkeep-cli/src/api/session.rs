@@ -118,6 +118,14 @@ impl Sessions {
         Some(session)
     }
 
+    /// Whether this session has not ended: by itself, with its key, or because somebody signed out.
+    #[must_use]
+    pub fn has(&self, session: &Arc<Session>, keep: &TokenKeep, now: Timestamp) -> bool {
+        session.ends_at() > now
+            && session.key.as_ref().is_none_or(|key| keep.keys().is_some_and(|keys| keys.has(key, now)))
+            && self.held().by_hash.values().any(|held| Arc::ptr_eq(held, session))
+    }
+
     fn begin(&self, key: Option<Arc<LiveKey>>, now: Timestamp) -> (Secret, Arc<Session>) {
         let secret = tokenkeep::access::random_secret();
         let hash = hash(secret.expose());
