@@ -9,7 +9,7 @@ use super::json::wall_text;
 use super::params::{Params, key};
 use super::problem::Problem;
 use super::session::Session;
-use crate::server::Peer;
+use crate::server::{Peer, Place};
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -271,9 +271,13 @@ pub async fn enforce(State(api): State<Api>, path: MatchedPath, mut request: Req
         action.count(&api, &response);
         return response;
     }
+    // Its place stays taken until the change is made, so that there are only so many of them.
+    let place = request.extensions().get::<Arc<Place>>().cloned();
     to_its_end(async move {
         let response = next.run(request).await;
-        action.note(&api, now, response).await
+        let response = action.note(&api, now, response).await;
+        drop(place);
+        response
     })
     .await
 }
@@ -285,9 +289,12 @@ pub async fn note_page(State(api): State<Api>, path: MatchedPath, request: Reque
     }
     let (now, method) = (api.wall(), request.method().clone());
     let action = Action { caller: Caller::Nobody, method, path, target: None };
+    let place = request.extensions().get::<Arc<Place>>().cloned();
     to_its_end(async move {
         let response = next.run(request).await;
-        action.note(&api, now, response).await
+        let response = action.note(&api, now, response).await;
+        drop(place);
+        response
     })
     .await
 }

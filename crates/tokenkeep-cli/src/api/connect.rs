@@ -2,13 +2,13 @@
 
 use super::Api;
 use super::access::{About, Caller};
-use super::import::{self, JSON_MAX};
+use super::import;
 use super::json::{ConnectionJson, Times};
 use super::openapi::{OfNamespace, Time};
 use super::params::{Named, Params, key};
 use super::problem::Problem;
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -159,7 +159,7 @@ pub async fn begin(
     let mut params = Params::new(query.as_deref());
     let namespace = params.namespace()?;
     params.finish()?;
-    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let body = import::whole(body).await?;
     let body: ConnectBody = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
     let (flow, redirect_uri) = (body.flow, body.redirect_uri.clone());
     let connect = checked(body, namespace.as_deref(), &api)?;
@@ -291,7 +291,7 @@ fn checked(body: ConnectBody, namespace: Option<&str>, api: &Api) -> Result<Conn
     (status = 503, description = "`sign_in_too_many`: too many sign-ins are under way."),
 ))]
 pub async fn link(state: State<Api>, caller: Caller, query: RawQuery, body: Body) -> Result<Response, Problem> {
-    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let body = import::whole(body).await?;
     let wish: ConnectBody = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
     if wish.flow != Flow::Code || wish.redirect_uri.is_some() {
         return Err(Problem::invalid(
@@ -398,7 +398,7 @@ pub async fn finish(
     body: Body,
 ) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
-    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let body = import::whole(body).await?;
     let FinishBody { query, proof } = serde_json::from_slice(&body).map_err(|error| {
         Problem::invalid(
             format!("the body is not what it must be ({:?} error)", error.classify()),

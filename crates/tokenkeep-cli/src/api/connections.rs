@@ -2,13 +2,13 @@
 
 use super::Api;
 use super::access::Caller;
-use super::import::{self, JSON_MAX};
+use super::import;
 use super::json::{ConnectionJson, Page, ResumedJson, Times};
 use super::openapi::{Name, OfNamespace, Paged, Statuses};
 use super::params::{Named, Params, key};
 use super::problem::Problem;
 use axum::Json;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -168,7 +168,7 @@ pub async fn resume_sole_copy(State(api): State<Api>, RawQuery(query): RawQuery)
 ))]
 pub async fn refresh(State(api): State<Api>, named: Named, body: Body) -> Result<Response, Problem> {
     let key = named.only()?;
-    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let body = import::whole(body).await?;
     let ask = read_refresh(&body)?;
     let refreshed = api.keep.refresh(&key, ask).await.map_err(|error| api.problem(&error))?;
     let times = api.times();

@@ -4,13 +4,13 @@
 
 use super::Api;
 use super::access::Caller;
-use super::import::{JSON_MAX, too_large};
+use super::import::whole;
 use super::json::wall_text;
 use super::oauth::cookie;
 use super::params::Params;
 use super::problem::Problem;
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -230,7 +230,7 @@ struct Proof {
 ))]
 pub async fn begin(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
-    let body = Zeroizing::new(to_bytes(body, JSON_MAX).await.map_err(|_| too_large())?.to_vec());
+    let body = Zeroizing::new(whole(body).await?.to_vec());
     let expected = "Expected {\"api_key\": \"tk_...\"} or {\"setup_code\": \"...\"}.";
     // Only the place and kind: the text around is a secret.
     let proof: Proof = serde_json::from_slice(&body).map_err(|error| {
