@@ -77,28 +77,68 @@ impl<'a> Request<'a> {
         self.send(stream, address)
     }
 
-    fn send(&self, mut stream: impl Read + Write, host: &str) -> std::io::Result<Answer> {
+    /// Asks at `host:port`, and says itself to whom: for requests that no client makes. `Host` is among the headers, or
+    /// there is none.
+    ///
+    /// # Errors
+    /// As [`Request::at_socket`].
+    pub fn as_it_is(&self, address: &str) -> std::io::Result<Answer> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+        stream.write_all(self.head("").as_bytes())?;
+        // An answer may come, and the connection be closed, before the body is taken.
+        let _ = stream.write_all(self.body.as_bytes());
+        whole(stream)
+    }
+
+    fn head(&self, host: &str) -> String {
         let Self { method, path, headers, body } = self;
-        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
-        for (name, value) in *headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        head += &format!("content-length: {}\r\n\r\n", body.len());
-        stream.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        read(&answer).ok_or_else(|| std::io::Error::other("no whole HTTP answer came"))
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let length = body.len();
+        format!("{method} {path} HTTP/1.1\r\n{host}connection: close\r\n{lines}content-length: {length}\r\n\r\n")
+    }
+
+    fn send(&self, mut stream: impl Read + Write, host: &str) -> std::io::Result<Answer> {
+        let head = self.head(&format!("host: {host}\r\n"));
+        stream.write_all(&[head.as_bytes(), self.body.as_bytes()].concat())?;
+        whole(stream)
     }
 }
 
-fn read(bytes: &[u8]) -> Option<Answer> {
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-    let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+/// The answer; of a stream of events, the head alone.
+fn whole(mut stream: impl Read) -> std::io::Result<Answer> {
+    let mut answer = Vec::new();
+    let mut piece = [0; 64 * 1024];
+    loop {
+        match stream.read(&mut piece) {
+            Ok(0) => break,
+            Ok(length) => answer.extend_from_slice(&piece[..length]),
+            // What was sent and never read resets the connection behind the answer.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset && !answer.is_empty() => break,
+            Err(error) => return Err(error),
+        }
+        if let Some(end) = end_of_head(&answer)
+            && String::from_utf8_lossy(&answer[..end]).contains("\r\ncontent-type: text/event-stream")
+        {
+            return read(&answer[..end], b"").ok_or_else(|| std::io::Error::other("no HTTP answer came"));
+        }
+    }
+    let end = end_of_head(&answer);
+    let found = end.and_then(|end| read(&answer[..end], &answer[end + 4..]));
+    found.ok_or_else(|| std::io::Error::other("no whole HTTP answer came"))
+}
+
+fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(4).position(|four| four == b"\r\n\r\n")
+}
+
+fn read(head: &[u8], body: &[u8]) -> Option<Answer> {
+    let head = String::from_utf8_lossy(head).into_owned();
     let status = head.split(' ').nth(1)?.parse().ok()?;
-    let body = &bytes[end + 4..];
-    let chunked = head.to_ascii_lowercase().contains("\r\ntransfer-encoding: chunked");
+    let low = head.to_ascii_lowercase();
+    let chunked = low.contains("\r\ntransfer-encoding: chunked") && !low.contains("text/event-stream");
     let body = if chunked { unchunked(body)? } else { body.to_vec() };
-    Some(Answer { status, head, body: String::from_utf8(body).ok()? })
+    Some(Answer { status, head, body: String::from_utf8_lossy(&body).into_owned() })
 }
 
 fn unchunked(mut rest: &[u8]) -> Option<Vec<u8>> {
@@ -121,10 +161,11 @@ mod tests {
 
     #[test]
     fn answers_are_read_whole_or_not_at_all() {
-        let plain = read(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab").map(|a| (a.status, a.body));
+        let read = |bytes: &[u8]| whole(bytes).ok().map(|answer| (answer.status, answer.body));
+        let plain = read(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab");
         assert_eq!(plain, Some((200, "ab".to_owned())));
         let chunked = b"HTTP/1.1 409 Conflict\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n";
-        assert_eq!(read(chunked).map(|a| (a.status, a.body)), Some((409, "abc".to_owned())));
+        assert_eq!(read(chunked), Some((409, "abc".to_owned())));
         assert!(read(&chunked[..chunked.len() - 6]).is_none());
         assert!(read(b"HTTP/1.1 200 OK\r\n").is_none());
     }

@@ -5,6 +5,7 @@
 pub mod bench;
 pub mod bridge;
 pub mod browser;
+pub mod callers;
 pub mod daemon;
 pub mod django;
 pub mod foreign;

@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokenkeep_tests::callers::Door;
 use tokenkeep_tests::daemon::Installation;
+use tokenkeep_tests::http::Request;
 use tokenkeep_tests::oidc::ClientKey;
 
 /// A request may come in pieces.
@@ -88,4 +90,28 @@ fn a_client_acts_for_an_account_and_goes_on_to() {
     let _daemon = installation.start();
     installation.run(&["refresh", "work"]).expect_code(0);
     assert_eq!(installation.run(&["token", "work"]).expect_code(0).stdout, "token-3\n");
+}
+
+#[test]
+fn a_shared_grant_is_told_to_whoever_may_know_of_both() {
+    let (url, _asked) = endpoint();
+    let installation = Installation::new(&format!(
+        "[providers.corp]\ntoken_url = \"{url}\"\nclient_id = \"app\"\nclient_auth = \"none\"\none_grant = true\n\
+         client_key = {{ file = \"client.pem\" }}\n"
+    ));
+    fs::write(installation.path("client.pem"), ClientKey::generate().pem()).expect("the folder is ours");
+    let daemon = installation.start();
+    for name in ["wiki", "work"] {
+        installation.run(&["connect", name, "--provider", "corp", "--jwt", "--login-hint", "ada"]).expect_code(0);
+    }
+    let door = Door::of(&daemon);
+    let told = |names: &[&str]| {
+        let key = door.key(&json!({"name": "k", "scopes": ["status"], "names": names}));
+        let bearer = format!("Bearer {key}");
+        let headers = [("authorization", bearer.as_str())];
+        let answer = Request { headers: &headers, ..Request::get("/v1/connections/wiki") }.at_address(door.address());
+        answer.expect("an answer").json()["shares_grant_with"].clone()
+    };
+    assert_eq!(told(&["w*"]), json!(["work"]));
+    assert_eq!(told(&["wiki"]), Value::Null);
 }

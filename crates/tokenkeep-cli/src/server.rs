@@ -1,24 +1,33 @@
 //! HTTP/1.1 on a listener: limits, peers, and an end that waits for what is in flight.
 
+mod bodies;
+mod places;
+
+pub use bodies::TooSlow;
+pub use places::Place;
+
 use axum::Router;
-use axum::http::Request;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use bodies::Patience;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use places::Places;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
-/// The most connections of one listener; more wait in the system's queue.
+/// The most connections of one listener; for one more, the one makes room that has waited longest for its client.
 pub const CONNECTIONS_MAX: usize = 4_096;
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -121,24 +130,37 @@ async fn serve_within<L, S, F>(
     F: Future<Output = io::Result<S>> + Send + 'static,
 {
     let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    while let Some((stream, peer, slot)) = next(&listener, &slots, &mut stop).await {
-        let with_peer = move |mut request: Request<Incoming>| {
+    let places = Places::new(CONNECTIONS_MAX);
+    while let Some((stream, peer, place)) = next(&listener, &places, &mut stop).await {
+        let (of_request, of_answer) = (Arc::clone(&place), Arc::clone(&place));
+        let patience = match peer {
+            Peer::User(_) => Patience::Endless,
+            Peer::Network(_) => Patience::Limited,
+        };
+        let with_peer = move |request: Request<Incoming>| {
+            let mut request = bodies::watched(request, &of_request, patience);
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(Arc::clone(&of_request));
             request
         };
-        let service = TowerToHyperService::new(app.clone().map_request(with_peer));
+        let answered = move |answer: Response<Body>| bodies::answered(answer, &of_answer);
+        let service = TowerToHyperService::new(app.clone().map_request(with_peer).map_response(answered));
         let (established, watcher) = (establish(stream), graceful.watcher());
         tokio::spawn(async move {
-            let _slot = slot;
-            let mut stream = match established.await {
-                Ok(stream) => TimeoutStream::new(stream),
-                Err(error) => return tracing::debug!(%error, "a connection was not established"),
+            let served = async {
+                let mut stream = match established.await {
+                    Ok(stream) => TimeoutStream::new(stream),
+                    Err(error) => return tracing::debug!(%error, "a connection was not established"),
+                };
+                stream.set_write_timeout(Some(write_timeout));
+                let connection = http().serve_connection(TokioIo::new(Box::pin(stream)), service);
+                if let Err(error) = watcher.watch(connection).await {
+                    tracing::debug!(%error, "a connection ended early");
+                }
             };
-            stream.set_write_timeout(Some(write_timeout));
-            let connection = http().serve_connection(TokioIo::new(Box::pin(stream)), service);
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!(%error, "a connection ended early");
+            tokio::select! {
+                () = served => {}
+                () = place.asked_to_end() => tracing::debug!("a connection that waited made room for another"),
             }
         });
     }
@@ -157,18 +179,16 @@ fn http() -> http1::Builder {
     http
 }
 
-/// The next connection and its slot; `None` when it is time to stop.
+/// The next connection and its place; `None` when it is time to stop.
 async fn next<L: Accept>(
     listener: &L,
-    slots: &Arc<Semaphore>,
+    places: &Arc<Places>,
     stop: &mut watch::Receiver<bool>,
-) -> Option<(L::Stream, Peer, OwnedSemaphorePermit)> {
+) -> Option<(L::Stream, Peer, Arc<Place>)> {
     let accepted = async {
-        // Nobody closes the semaphore.
-        let slot = Arc::clone(slots).acquire_owned().await.ok()?;
         loop {
             match listener.accept().await {
-                Ok(Some((stream, peer))) => return Some((stream, peer, slot)),
+                Ok(Some((stream, peer))) => return Some((stream, peer, places.take().await)),
                 Ok(None) => {}
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -194,6 +214,22 @@ mod tests {
     fn only_this_user_and_root_may_ask() {
         assert!(may_ask(1000, 1000) && may_ask(0, 1000));
         assert!(!may_ask(1001, 1000) && !may_ask(1000, 0));
+    }
+
+    #[tokio::test]
+    async fn whoever_says_nothing_makes_room_for_whoever_asks() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_stop, stopped) = watch::channel(false);
+        let server = tokio::spawn(serve(listener, Router::new().route("/", get(|| async { "hello" })), stopped));
+        let mut silent = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let answer = tokio::time::timeout(HEAD_TIMEOUT / 2, ask(&mut stream)).await.expect("before any of them ends");
+        assert!(answer.ends_with("hello"), "{answer}");
+        server.abort();
     }
 
     async fn ask(stream: &mut TcpStream) -> String {

@@ -336,6 +336,14 @@ impl Keys {
         self.live.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
+    /// Whether this key is held, and has not ended at `now` (wall time).
+    #[must_use]
+    pub fn has(&self, key: &Arc<LiveKey>, now: Timestamp) -> bool {
+        let live = self.live.read().unwrap_or_else(PoisonError::into_inner);
+        live.get(&key.key.id).is_some_and(|held| Arc::ptr_eq(held, key))
+            && key.key.expires_at.is_none_or(|end| end > now)
+    }
+
     /// Every key, in the order of ids.
     #[must_use]
     pub fn all(&self) -> Vec<Arc<LiveKey>> {

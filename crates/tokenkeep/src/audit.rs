@@ -166,7 +166,15 @@ impl Audit {
     /// # Errors
     /// The store cannot be written: then there is no such record.
     pub async fn write(&self, record: NewRecord) -> Result<(), Error> {
-        Ok(self.store.write_audit(vec![record]).await?)
+        self.write_all(vec![record]).await
+    }
+
+    /// Writes records together; they are durable when this returns.
+    ///
+    /// # Errors
+    /// The store cannot be written: then there is none of them.
+    pub async fn write_all(&self, records: Vec<NewRecord>) -> Result<(), Error> {
+        Ok(self.store.write_audit(records).await?)
     }
 
     /// Counts what somebody did that is too frequent for a record each: it is durable within [`COUNTED_WITHIN`].

@@ -9,7 +9,7 @@ use super::json::wall_text;
 use super::params::{Params, key};
 use super::problem::Problem;
 use super::session::Session;
-use crate::server::Peer;
+use crate::server::{Peer, Place};
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
@@ -17,9 +17,9 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
+use tokenkeep::Error;
 use tokenkeep::access::{KEY_PREFIX, LiveKey, Rights, Scope, TooMany};
 use tokenkeep::audit::{ANONYMOUS, NewRecord};
-use tokenkeep::{Error, TokenKeep};
 use tokenkeep_core::model::{DEFAULT_NAMESPACE, printable};
 use tokenkeep_core::{ConnectionKey, Timestamp};
 
@@ -30,7 +30,7 @@ pub enum Need {
     Nothing,
     /// Somebody who is known, whatever the rights.
     Known,
-    /// This scope.
+    /// This scope, and rights that reach the connection of the path, else something in the namespace of the query.
     Scope(Scope),
     /// This scope, and rights that reach everything.
     Everything(Scope),
@@ -95,16 +95,17 @@ pub const RULES: &[Rule] = &[
     rule("GET", "/v1/events/stream", Need::Filtered(Scope::Status)),
     rule("POST", "/v1/connect", MANAGE),
     rule("POST", "/v1/connect/links", MANAGE),
-    rule("POST", "/v1/connect/finish", MANAGE),
-    rule("GET", "/v1/connect/{id}", MANAGE),
+    // Whose sign-in it is, only its handler knows.
+    rule("POST", "/v1/connect/finish", Need::Filtered(Scope::Manage)),
+    rule("GET", "/v1/connect/{id}", Need::Filtered(Scope::Manage)),
     rule("GET", "/v1/admin/master-key", ADMIN),
     rule("POST", "/v1/admin/master-key/rotate", Need::Socket),
     rule("POST", "/v1/admin/backup", Need::Socket),
     // What they reach is covered by the caller's own rights.
-    rule("GET", "/v1/api-keys", Need::Scope(Scope::Admin)),
-    rule("POST", "/v1/api-keys", Need::Scope(Scope::Admin)),
-    rule("GET", "/v1/api-keys/{id}", Need::Scope(Scope::Admin)),
-    rule("DELETE", "/v1/api-keys/{id}", Need::Scope(Scope::Admin)),
+    rule("GET", "/v1/api-keys", Need::Filtered(Scope::Admin)),
+    rule("POST", "/v1/api-keys", Need::Filtered(Scope::Admin)),
+    rule("GET", "/v1/api-keys/{id}", Need::Filtered(Scope::Admin)),
+    rule("DELETE", "/v1/api-keys/{id}", Need::Filtered(Scope::Admin)),
     // A webhook may hear of everything, and its address may be a secret.
     rule("GET", "/v1/webhooks", WEBHOOKS),
     rule("POST", "/v1/webhooks", WEBHOOKS),
@@ -170,22 +171,6 @@ impl Caller {
         }
     }
 
-    /// Whether what it showed still stands: for what goes on after a request was let in.
-    #[must_use]
-    pub fn stands(&self, keep: &TokenKeep) -> bool {
-        let now = keep.wall(keep.now());
-        let is_kept = |key: &Arc<LiveKey>| {
-            let ends = key.key.expires_at.is_some_and(|end| end <= now);
-            !ends && keep.keys().is_some_and(|keys| keys.get(&key.key.id).is_some())
-        };
-        match self {
-            Self::User(_) => true,
-            Self::Key(key) => is_kept(key),
-            Self::Session(session) => session.stands(now) && session.key().is_none_or(is_kept),
-            Self::Nobody => false,
-        }
-    }
-
     /// Whether its rights reach this connection.
     #[must_use]
     pub fn sees(&self, key: &ConnectionKey) -> bool {
@@ -221,11 +206,31 @@ impl Caller {
             .next("Name one of its namespaces with ?namespace=; a key for some names can list them."))
     }
 
-    /// Refuses one more connection's token to a key that has read too many within the hour.
+    /// Whether it still is who it was: its key was not revoked, its session has not ended.
+    #[must_use]
+    pub fn stands(&self, api: &Api) -> bool {
+        let now = api.wall();
+        match self {
+            Self::User(_) | Self::Nobody => true,
+            Self::Key(key) => api.keep.keys().is_some_and(|keys| keys.has(key, now)),
+            Self::Session(session) => api.sessions.has(session, &api.keep, now),
+        }
+    }
+
+    /// Refuses what goes on for long to a caller whose key or session has ended meanwhile.
     ///
     /// # Errors
     /// It has.
+    pub fn check_stands(&self, api: &Api) -> Result<(), Problem> {
+        if self.stands(api) { Ok(()) } else { Err(unauthenticated("unauthenticated", "the key or session has ended")) }
+    }
+
+    /// Refuses one more connection's token to a key that has read too many within the hour.
+    ///
+    /// # Errors
+    /// It has, or it has ended.
     pub fn check_read(&self, key: &ConnectionKey, api: &Api) -> Result<(), Problem> {
+        self.check_stands(api)?;
         let Some(own) = self.key() else { return Ok(()) };
         let now = api.wall();
         own.may_read(key, now).map_err(|TooMany { per_hour, until }| {
@@ -306,8 +311,54 @@ pub async fn enforce(State(api): State<Api>, path: MatchedPath, mut request: Req
     }
     let action = Action { caller: caller.clone(), method: request.method().clone(), path, target: named };
     request.extensions_mut().insert(caller);
+    if action.only_reads() {
+        let response = next.run(request).await;
+        action.count(&api, &response);
+        return response;
+    }
+    // Its place stays taken until the change is made, so that there are only so many of them.
+    let place = request.extensions().get::<Arc<Place>>().cloned();
+    to_its_end(async move {
+        let response = next.run(request).await;
+        let response = action.note(&api, now, response).await;
+        drop(place);
+        response
+    })
+    .await
+}
+
+/// As [`enforce`] for the page that a provider sends a browser to: what it connects is noted.
+pub async fn note_page(State(api): State<Api>, path: MatchedPath, request: Request, next: Next) -> Response {
+    if path.as_str() != super::oauth::CALLBACK {
+        return next.run(request).await;
+    }
+    let (now, method) = (api.wall(), request.method().clone());
+    let action = Action { caller: Caller::Nobody, method, path, target: None };
+    let place = request.extensions().get::<Arc<Place>>().cloned();
+    to_its_end(async move {
+        let response = next.run(request).await;
+        let response = action.note(&api, now, response).await;
+        drop(place);
+        response
+    })
+    .await
+}
+
+/// Counts what [`guard`] refused: nobody has asked who sent it.
+pub async fn count_refused(State(api): State<Api>, request: Request, next: Next) -> Response {
     let response = next.run(request).await;
-    action.note(&api, now, response).await
+    if response.extensions().get::<guard::Refused>().is_some() {
+        count(&api, &Caller::Nobody, "request.refused", None);
+    }
+    response
+}
+
+/// Goes on when the client goes away: a change that is begun is ended, and noted.
+async fn to_its_end(work: impl Future<Output = Response> + Send + 'static) -> Response {
+    tokio::spawn(work).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a request could not be answered");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request could not be answered").into_response()
+    })
 }
 
 fn answer(problem: Problem) -> Response {
@@ -328,19 +379,32 @@ struct Action {
 }
 
 impl Action {
-    /// Changes are durable in the trail before the answer leaves; what only reads is counted.
+    fn only_reads(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
+    }
+
+    /// What only reads is counted.
+    fn count(&self, api: &Api, response: &Response) {
+        let action = match (response.status(), self.path.as_str()) {
+            (StatusCode::FORBIDDEN | StatusCode::NOT_FOUND, _) => {
+                return count(api, &self.caller, "request.refused", None);
+            }
+            (status, _) if !status.is_success() => return,
+            (_, path) if path.ends_with("/token") => "token.read",
+            (_, path) if path.contains("/proxy/") || path.contains("/jira/") => "api.called",
+            _ if self.caller.key().is_some() => "status.read",
+            _ => return,
+        };
+        count(api, &self.caller, action, self.target.as_ref());
+    }
+
+    /// Changes are durable in the trail before the answer leaves.
     async fn note(self, api: &Api, now: Timestamp, response: Response) -> Response {
         let Some(audit) = api.keep.audit() else { return response };
-        if matches!(self.method, Method::GET | Method::HEAD) && self.path.as_str() != super::oauth::CALLBACK {
-            let action = match self.path.as_str() {
-                path if path.ends_with("/token") => "token.read",
-                path if path.contains("/proxy/") || path.contains("/jira/") => "api.called",
-                _ if self.caller.key().is_some() => "status.read",
-                _ => return response,
-            };
-            if response.status().is_success() {
-                audit.count(&self.caller.actor(), action, self.target.as_ref());
-            }
+        let failed = response.status().is_client_error() || response.status().is_server_error();
+        if failed && matches!(self.caller, Caller::Nobody) {
+            // A record each would let anybody push the others out of the trail.
+            count(api, &self.caller, "request.refused", None);
             return response;
         }
         let mut action = self.method.to_string();
@@ -352,23 +416,30 @@ impl Action {
         match audit.write(record).await {
             Ok(()) => response,
             // The caller may have what was done, but must not take it for done and noted.
-            Err(error) => {
-                tracing::error!(%error, "the audit trail cannot be written");
-                Problem::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "audit_unwritable",
-                    "what was done could not be noted in the audit trail",
-                )
-                .next("Look at what came of it, and free space or mend the disk under the state folder.")
-                .into_response()
-            }
+            Err(error) => unwritable(&error).into_response(),
         }
     }
+}
+
+/// The answer where something was done and could not be noted.
+pub fn unwritable(error: &Error) -> Problem {
+    tracing::error!(%error, "the audit trail cannot be written");
+    let detail = "what was done could not be noted in the audit trail";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "audit_unwritable", detail)
+        .next("Look at what came of it, and free space or mend the disk under the state folder.")
 }
 
 /// What a handler says its request was about, where the path does not.
 #[derive(Clone, Debug)]
 pub struct About(pub String);
+
+impl About {
+    /// This connection.
+    #[must_use]
+    pub fn connection(key: &ConnectionKey) -> axum::Extension<Self> {
+        axum::Extension(Self(key.to_string()))
+    }
+}
 
 fn noted(response: &Response) -> Option<String> {
     response.extensions().get::<About>().map(|about| about.0.clone())
@@ -503,8 +574,8 @@ fn check(
     match named {
         Some(key) if !rights.reach(key) => Err(api.problem(&Error::NotFound(key.clone()))),
         Some(_) => Ok(()),
-        None if matches!(need, Need::Filtered(_)) => Ok(()),
-        None => check_namespace(rights, request.uri().query()),
+        None if matches!(need, Need::Scope(_)) => check_namespace(rights, request.uri().query()),
+        None => Ok(()),
     }
 }
 

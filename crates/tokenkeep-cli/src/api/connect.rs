@@ -2,21 +2,22 @@
 
 use super::Api;
 use super::access::{About, Caller};
-use super::import::{self, JSON_MAX};
+use super::import;
 use super::json::{ConnectionJson, Times};
 use super::openapi::{Name, OfNamespace, Time};
 use super::params::{Named, Params, key};
 use super::problem::Problem;
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use tokenkeep::connect::{Begun, BegunDevice, Connect, Redirects, Standing};
+use tokenkeep::connect::{Begun, BegunDevice, Connect, Redirects, SignInError, Standing};
 use tokenkeep_core::Secret;
 use tokenkeep_core::model::{check_name, printable};
+use tokenkeep_core::oauth::authorize::state_of;
 use url::Url;
 use utoipa::ToSchema;
 
@@ -160,12 +161,12 @@ pub async fn begin(
     let mut params = Params::new(query.as_deref());
     let namespace = params.namespace()?;
     params.finish()?;
-    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let body = import::whole(body).await?;
     let body: ConnectBody = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
     let (flow, redirect_uri) = (body.flow, body.redirect_uri.clone());
     let connect = checked(body, namespace.as_deref(), &api)?;
     caller.check_new(&connect.key)?;
-    let about = About(connect.key.to_string());
+    let about = About::connection(&connect.key);
     let begun = match flow {
         Flow::Client | Flow::Jwt => return as_client(&api, connect, flow).await,
         Flow::Device => {
@@ -174,9 +175,7 @@ pub async fn begin(
         }
         Flow::Code => in_browser(&api, connect, redirect_uri)?,
     };
-    let mut response = (StatusCode::CREATED, Json(begun)).into_response();
-    response.extensions_mut().insert(about);
-    Ok(response)
+    Ok((StatusCode::CREATED, about, Json(begun)).into_response())
 }
 
 async fn as_client(api: &Api, connect: Connect, flow: Flow) -> Result<Response, Problem> {
@@ -190,9 +189,8 @@ async fn as_client(api: &Api, connect: Connect, flow: Flow) -> Result<Response, 
         _ => api.keep.connect_as_client(connect).await,
     };
     let imported = connected.map_err(|error| api.problem(&error))?;
-    let mut response = Json(ConnectionJson::new(imported.connection(), &api.times())).into_response();
-    response.extensions_mut().insert(About(imported.connection().key.to_string()));
-    Ok(response)
+    let connection = imported.connection();
+    Ok((About::connection(&connection.key), Json(ConnectionJson::new(connection, &api.times()))).into_response())
 }
 
 fn at_device(begun: BegunDevice, times: &Times) -> BegunJson {
@@ -295,7 +293,7 @@ fn checked(body: ConnectBody, namespace: Option<&str>, api: &Api) -> Result<Conn
     (status = 503, description = "`sign_in_too_many`: too many sign-ins are under way."),
 ))]
 pub async fn link(state: State<Api>, caller: Caller, query: RawQuery, body: Body) -> Result<Response, Problem> {
-    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let body = import::whole(body).await?;
     let wish: ConnectBody = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
     if wish.flow != Flow::Code || wish.redirect_uri.is_some() {
         return Err(Problem::invalid(
@@ -397,17 +395,23 @@ fn told(id: String, name: &str, standing: &Standing, times: &Times) -> SignInJso
 ))]
 pub async fn finish(
     State(api): State<Api>,
+    caller: Caller,
     RawQuery(query): RawQuery,
     body: Body,
-) -> Result<Json<ConnectionJson>, Problem> {
+) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
-    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let body = import::whole(body).await?;
     let FinishBody { query, proof } = serde_json::from_slice(&body).map_err(|error| {
         Problem::invalid(
             format!("the body is not what it must be ({:?} error)", error.classify()),
             "Expected {\"query\": \"code=...&state=...\", \"proof\": \"...\"}.",
         )
     })?;
+    let whose = state_of(&query).and_then(|state| api.keep.sign_in(state.expose()));
+    if whose.is_some_and(|(key, _)| !caller.sees(&key)) {
+        return Err(api.problem(&SignInError::Unknown.into()));
+    }
     let finished = api.keep.finish_sign_in(&query, &Secret::new(proof)).await.map_err(|error| api.problem(&error))?;
-    Ok(Json(ConnectionJson::new(finished.imported.connection(), &api.times())))
+    let connection = finished.imported.connection();
+    Ok((About::connection(&connection.key), Json(ConnectionJson::new(connection, &api.times()))).into_response())
 }

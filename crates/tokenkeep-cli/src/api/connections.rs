@@ -2,19 +2,20 @@
 
 use super::Api;
 use super::access::Caller;
-use super::import::{self, JSON_MAX};
+use super::import;
 use super::json::{ConnectionJson, Page, ResumedJson, Times};
 use super::openapi::{Name, OfNamespace, Order, Paged, Statuses};
 use super::params::{Named, Params, key};
 use super::problem::Problem;
 use axum::Json;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use tokenkeep::store::ListQuery;
-use tokenkeep::{RefreshAsk, Refreshed};
+use tokenkeep::store::{ListQuery, PAGE_MAX};
+use tokenkeep::{Error, RefreshAsk, Refreshed};
+use tokenkeep_core::Connection;
 use tokenkeep_core::model::{DEFAULT_NAMESPACE, Status, check_name};
 use utoipa::ToSchema;
 
@@ -37,13 +38,30 @@ pub async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Page<ConnectionJson>>, Problem> {
     let query = read_list(query.as_deref())?;
-    let found = api.keep.list(&query).await.map_err(|error| api.problem(&error))?;
+    let seen = visible(&api, &caller, &query).await.map_err(|error| api.problem(&error))?;
     let times = api.times();
-    let full = found.len() >= query.limit;
-    let next_cursor = found.last().filter(|_| full).map(|connection| connection.key.name().to_owned());
-    let seen = found.iter().filter(|connection| caller.sees(&connection.key));
-    let items = seen.map(|connection| with_files(&api, connection, &times)).collect();
+    let full = seen.len() >= query.limit;
+    let next_cursor = seen.last().filter(|_| full).map(|connection| connection.key.name().to_owned());
+    let items = seen.iter().map(|connection| with_files(&api, connection, &times)).collect();
     Ok(Json(Page { items, next_cursor }))
+}
+
+/// A page of what the caller's rights reach: reads on over the rest, so that no cursor names any of it.
+async fn visible(api: &Api, caller: &Caller, query: &ListQuery) -> Result<Vec<Connection>, Error> {
+    if caller.sees_all() {
+        return api.keep.list(query).await;
+    }
+    let mut page = ListQuery { limit: PAGE_MAX, ..query.clone() };
+    let mut seen = Vec::new();
+    loop {
+        let found = api.keep.list(&page).await?;
+        page.after = found.last().filter(|_| found.len() >= PAGE_MAX).map(|connection| connection.key.clone());
+        seen.extend(found.into_iter().filter(|connection| caller.sees(&connection.key)));
+        if seen.len() >= query.limit || page.after.is_none() {
+            seen.truncate(query.limit);
+            return Ok(seen);
+        }
+    }
 }
 
 fn read_list(query: Option<&str>) -> Result<ListQuery, Problem> {
@@ -74,11 +92,11 @@ fn read_list(query: Option<&str>) -> Result<ListQuery, Problem> {
     (status = 304, description = "What `If-None-Match` names is still it."),
     (status = 404, description = "`not_found`: there is no such connection."),
 ))]
-pub async fn show(State(api): State<Api>, named: Named) -> Result<Json<ConnectionJson>, Problem> {
+pub async fn show(State(api): State<Api>, caller: Caller, named: Named) -> Result<Json<ConnectionJson>, Problem> {
     let key = named.only()?;
     let connection = api.keep.get(&key).await.map_err(|error| api.problem(&error))?;
     let sharing = api.keep.sharing_grant_with(&connection).await.map_err(|error| api.problem(&error))?;
-    let shares_grant_with = sharing.iter().map(ToString::to_string).collect();
+    let shares_grant_with = sharing.iter().filter(|key| caller.sees(key)).map(ToString::to_string).collect();
     Ok(Json(ConnectionJson { shares_grant_with, ..with_files(&api, &connection, &api.times()) }))
 }
 
@@ -155,7 +173,7 @@ pub async fn resume_sole_copy(State(api): State<Api>, RawQuery(query): RawQuery)
 ))]
 pub async fn refresh(State(api): State<Api>, named: Named, body: Body) -> Result<Response, Problem> {
     let key = named.only()?;
-    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let body = import::whole(body).await?;
     let ask = read_refresh(&body)?;
     let refreshed = api.keep.refresh(&key, ask).await.map_err(|error| api.problem(&error))?;
     let times = api.times();

@@ -37,6 +37,10 @@ pub async fn list(
 ) -> Result<Json<Page<EventJson>>, Problem> {
     let times = api.times();
     let query = read(query.as_deref(), &times)?;
+    // As of one that does not exist.
+    if query.connection.as_ref().is_some_and(|key| !caller.sees(key)) {
+        return Ok(Json(Page { items: Vec::new(), next_cursor: None }));
+    }
     let events = api.keep.events(&query).await.map_err(|error| api.problem(&error))?;
     let full = events.len() >= query.limit;
     let next_cursor = events.last().filter(|_| full).map(|event| event.id.to_string());

@@ -3,7 +3,7 @@
 use super::oauth::SignIns;
 use super::problem::Problem;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
@@ -11,19 +11,29 @@ use std::net::IpAddr;
 /// Refuses requests whose `Host` is neither a loopback name nor the one that browsers know the daemon by, and those that
 /// another site's page sent.
 pub async fn own_pages(State(sign_ins): State<SignIns>, request: Request, next: Next) -> Response {
-    match check(request.headers(), &sign_ins) {
+    match check(request.uri(), request.headers(), &sign_ins) {
         Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+        Err(problem) => turned_away(problem),
     }
 }
 
 /// Refuses requests whose `Host` is neither a loopback name nor the one that browsers know the daemon by. What a
 /// provider's page sends is let through: the sign-in's own cookie and state tell whose it is.
 pub async fn own_host(State(sign_ins): State<SignIns>, request: Request, next: Next) -> Response {
-    if !has_host(request.headers(), |host| is_ours(host, &sign_ins)) {
-        return foreign_host().into_response();
+    if !has_host(request.uri(), request.headers(), |host| is_ours(host, &sign_ins)) {
+        return turned_away(foreign_host());
     }
     next.run(request).await
+}
+
+/// Marks the answer to what was refused here.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused;
+
+fn turned_away(problem: Problem) -> Response {
+    let mut response = problem.into_response();
+    response.extensions_mut().insert(Refused);
+    response
 }
 
 /// Refuses a change by a session whose browser does not say that a page of ours asked for it: a cookie goes along with
@@ -46,8 +56,8 @@ pub fn same_origin(method: &Method, headers: &HeaderMap, sign_ins: &SignIns) -> 
     Err(refused("foreign_page", "the browser does not say that a page of this daemon sent the request"))
 }
 
-fn check(headers: &HeaderMap, sign_ins: &SignIns) -> Result<(), Problem> {
-    if !has_host(headers, |host| is_ours(host, sign_ins)) {
+fn check(uri: &Uri, headers: &HeaderMap, sign_ins: &SignIns) -> Result<(), Problem> {
+    if !has_host(uri, headers, |host| is_ours(host, sign_ins)) {
         return Err(foreign_host());
     }
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
@@ -69,11 +79,13 @@ fn foreign_host() -> Problem {
     refused("host_not_allowed", "the Host header names another host")
 }
 
-/// Whether there is one `Host`, and it is a good one.
-fn has_host(headers: &HeaderMap, is_good: impl Fn(&str) -> bool) -> bool {
+/// Whether there is one `Host`, and it is a good one; so is the one of an absolute request target, which stands above it
+/// (RFC 9112 section 3.2.2).
+fn has_host(uri: &Uri, headers: &HeaderMap, is_good: impl Fn(&str) -> bool) -> bool {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = hosts.next().and_then(|host| host.to_str().ok());
-    hosts.next().is_none() && host.is_some_and(is_good)
+    let target_is_good = uri.authority().is_none_or(|authority| is_good(authority.as_str()));
+    hosts.next().is_none() && target_is_good && host.is_some_and(is_good)
 }
 
 fn refused(code: &str, detail: &str) -> Problem {

@@ -9,8 +9,9 @@ use super::ndjson;
 use super::openapi::{Name, OfNamespace, TokenFile};
 use super::params::{Params, key};
 use super::problem::Problem;
+use crate::server::TooSlow;
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -72,18 +73,17 @@ fn content_type(headers: &HeaderMap) -> String {
 }
 
 async fn one(api: &Api, caller: &Caller, namespace: Option<&str>, body: Body) -> Result<Response, Problem> {
-    let body = zeroize::Zeroizing::new(to_bytes(body, JSON_MAX).await.map_err(|_| too_large())?.to_vec());
+    let body = zeroize::Zeroizing::new(whole(body).await?.to_vec());
     let import = read(&body, namespace)?;
     caller.check_new(&import.key)?;
+    let about = About::connection(&import.key);
     let imported = api.keep.import(import).await.map_err(|error| api.problem(&error))?;
     let status = match imported {
         Imported::Created(_) => StatusCode::CREATED,
         _ => StatusCode::OK,
     };
     let (result, connection) = parts(&imported);
-    let mut response = (status, Json(answer(result, connection, &api.times()))).into_response();
-    response.extensions_mut().insert(About(connection.key.to_string()));
-    Ok(response)
+    Ok((status, about, Json(answer(result, connection, &api.times()))).into_response())
 }
 
 /// What is answered to an import.
@@ -106,9 +106,26 @@ pub fn parts(imported: &Imported) -> (&'static str, &Connection) {
     }
 }
 
-/// A body that is too large.
+/// A whole body of JSON.
+///
+/// # Errors
+/// It is longer than [`JSON_MAX`], did not come in time, or ended early.
+pub async fn whole(body: Body) -> Result<Bytes, Problem> {
+    to_bytes(body, JSON_MAX).await.map_err(|error| {
+        let mut causes =
+            std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
+        if causes.any(|cause| cause.is::<TooSlow>()) { too_slow() } else { too_large() }
+    })
+}
+
+/// A body that did not come in time.
 #[must_use]
-pub fn too_large() -> Problem {
+pub fn too_slow() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the body did not come in time")
+        .next("Send the request again, its body at once.")
+}
+
+fn too_large() -> Problem {
     Problem::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "too_large",

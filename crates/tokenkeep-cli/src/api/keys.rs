@@ -2,14 +2,14 @@
 
 use super::Api;
 use super::access::{About, Caller, forbidden};
-use super::import::{JSON_MAX, too_large};
+use super::import::whole;
 use super::json::{Page, parse_time, wall_text};
 use super::openapi::Paged;
 use super::params::Params;
 use super::problem::Problem;
 use crate::span;
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -196,7 +196,7 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
-    let body = to_bytes(body, JSON_MAX).await.map_err(|_| too_large())?;
+    let body = whole(body).await?;
     let body: KeyBody = serde_json::from_slice(&body).map_err(|error| {
         Problem::invalid(
             format!("the body is not what it must be: {error}"),

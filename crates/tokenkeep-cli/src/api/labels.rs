@@ -1,12 +1,12 @@
 //! `PATCH /v1/connections/{name}`: labels, by a merge patch (RFC 7396).
 
 use super::Api;
-use super::import::{self, JSON_MAX};
+use super::import;
 use super::json::ConnectionJson;
 use super::params::Named;
 use super::problem::Problem;
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
@@ -40,7 +40,7 @@ pub struct PatchBody {
 ))]
 pub async fn patch(State(api): State<Api>, named: Named, body: Body) -> Result<Json<ConnectionJson>, Problem> {
     let key = named.only()?;
-    let body = to_bytes(body, JSON_MAX).await.map_err(|_| import::too_large())?;
+    let body = import::whole(body).await?;
     let patch = read(&body)?;
     let _alone = PATCHING.lock().await;
     let connection = api.keep.get(&key).await.map_err(|error| api.problem(&error))?;

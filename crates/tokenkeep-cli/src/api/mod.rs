@@ -120,8 +120,10 @@ pub fn whole(api: Api) -> Router {
 pub fn guarded(api: Api) -> Router {
     let own_host = middleware::from_fn_with_state(api.sign_ins.clone(), guard::own_host);
     let own_pages = middleware::from_fn_with_state(api.sign_ins.clone(), guard::own_pages);
-    let pages = Router::from(pages()).layer(own_host).with_state(api.clone());
-    whole(api).layer(own_pages).merge(pages)
+    let noted = middleware::from_fn_with_state(api.clone(), access::note_page);
+    let refusals = middleware::from_fn_with_state(api.clone(), access::count_refused);
+    let pages = Router::from(pages()).route_layer(noted).layer(own_host).with_state(api.clone());
+    whole(api).layer(own_pages).merge(pages).layer(refusals)
 }
 
 /// Every route, as OpenAPI describes it.

@@ -1,7 +1,7 @@
 //! Many imports in one request: a line in, a line out, in order, in bounded memory.
 
 use super::Api;
-use super::access::Caller;
+use super::access::{Caller, unwritable};
 use super::import::{name_of, parts, read};
 use super::json::{ImportFailedJson, ImportedJson};
 use super::problem::Problem;
@@ -13,7 +13,9 @@ use futures_util::stream;
 use http_body_util::BodyExt as _;
 use serde::Serialize;
 use std::convert::Infallible;
-use tokenkeep::{Import, Imported};
+use tokenkeep::audit::NewRecord;
+use tokenkeep::{Error, Import, Imported};
+use tokenkeep_core::Timestamp;
 use zeroize::Zeroize as _;
 
 /// The longest line, in bytes.
@@ -90,7 +92,7 @@ impl Importer {
             let failed = read.map(|import| imports.push(import)).err();
             read_ones.push((line.number, name, failed));
         }
-        let mut results = self.api.keep.import_many(imports).await.into_iter();
+        let mut results = to_its_end(self.api.clone(), self.caller.clone(), imports).await.into_iter();
         let mut out = Vec::new();
         for (number, name, failed) in read_ones {
             match failed {
@@ -104,8 +106,11 @@ impl Importer {
     fn read(&self, line: &Line) -> (Result<Import, Problem>, Option<String>) {
         match &line.text {
             Ok(text) => {
-                let import = read(&text.0, self.namespace.as_deref())
-                    .and_then(|import| self.caller.check_new(&import.key).map(|()| import));
+                let import = read(&text.0, self.namespace.as_deref()).and_then(|import| {
+                    self.caller.check_stands(&self.api)?;
+                    self.caller.check_new(&import.key)?;
+                    Ok(import)
+                });
                 let name = match &import {
                     Ok(import) => Some(import.key.name().to_owned()),
                     Err(_) => name_of(&text.0),
@@ -121,7 +126,7 @@ impl Importer {
         out: &mut Vec<u8>,
         number: u64,
         name: Option<String>,
-        result: Option<Result<Imported, tokenkeep::Error>>,
+        result: Option<Result<Imported, Problem>>,
     ) {
         match result {
             Some(Ok(imported)) => {
@@ -129,10 +134,38 @@ impl Importer {
                 let name = connection.key.name().to_owned();
                 write_line(out, &ImportedJson { name, result: result.to_owned(), connection: None });
             }
-            Some(Err(error)) => write_failed(out, number, name, self.api.problem(&error)),
+            Some(Err(problem)) => write_failed(out, number, name, problem),
             None => write_failed(out, number, name, self.api.problem(&tokenkeep::Error::ShuttingDown)),
         }
     }
+}
+
+/// Takes over what was read and notes it in the audit trail, also when the client goes away meanwhile.
+async fn to_its_end(api: Api, caller: Caller, imports: Vec<Import>) -> Vec<Result<Imported, Problem>> {
+    let work = async move {
+        let now = api.wall();
+        let results = api.keep.import_many(imports).await;
+        let noted = note(&api, &caller, now, &results).await;
+        let answer = |result: Result<Imported, Error>| match (result, &noted) {
+            (Ok(_), Err(error)) => Err(unwritable(error)),
+            (result, _) => result.map_err(|error| api.problem(&error)),
+        };
+        results.into_iter().map(answer).collect()
+    };
+    tokio::spawn(work).await.unwrap_or_default()
+}
+
+async fn note(api: &Api, caller: &Caller, now: Timestamp, results: &[Result<Imported, Error>]) -> Result<(), Error> {
+    let Some(audit) = api.keep.audit() else { return Ok(()) };
+    let record = |imported: &Imported| NewRecord {
+        at: now,
+        actor: caller.actor(),
+        action: "connection.imported".to_owned(),
+        target: Some(imported.connection().key.to_string()),
+        outcome: u64::from(StatusCode::OK.as_u16()),
+    };
+    let records: Vec<NewRecord> = results.iter().flatten().map(record).collect();
+    if records.is_empty() { Ok(()) } else { audit.write_all(records).await }
 }
 
 fn write_failed(out: &mut Vec<u8>, line: u64, name: Option<String>, error: Problem) {

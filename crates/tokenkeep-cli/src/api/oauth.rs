@@ -4,6 +4,7 @@
 //! begun elsewhere finds no such cookie, and is refused.
 
 use super::Api;
+use super::access::About;
 use super::problem::Problem;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
@@ -201,15 +202,20 @@ pub async fn callback(State(api): State<Api>, RawQuery(query): RawQuery, headers
     // Without the cookie there is no proof, and no proof is none of ours.
     let proof = name.as_deref().and_then(|name| cookie(&headers, name)).unwrap_or_else(|| Secret::new(""));
     let mut response = match api.keep.finish_sign_in(&query, &proof).await {
-        Ok(finished) => match finished.return_url {
-            Some(url) => sent_to(&url),
-            None => page(
-                StatusCode::OK,
-                "Connected",
-                &format!("{} is connected, and will be kept fresh.", finished.imported.connection().key),
-                "You may close this page.",
-            ),
-        },
+        Ok(finished) => {
+            let key = &finished.imported.connection().key;
+            let mut response = match finished.return_url {
+                Some(url) => sent_to(&url),
+                None => page(
+                    StatusCode::OK,
+                    "Connected",
+                    &format!("{key} is connected, and will be kept fresh."),
+                    "You may close this page.",
+                ),
+            };
+            response.extensions_mut().insert(About(key.to_string()));
+            response
+        }
         Err(error) => failed(&api, &error),
     };
     if let Some(value) = name.and_then(|name| HeaderValue::try_from(format!("{name}=; Path=/oauth/; Max-Age=0")).ok()) {

@@ -65,6 +65,9 @@ const EVERYWHERE: [(u16, &str, &str); 6] = [
     ),
 ];
 
+/// What a route that takes a body can answer.
+const WITH_BODY: (u16, &str, &str) = (408, "TooSlow", "`too_slow`: on TCP, the body did not come in time.");
+
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -98,7 +101,7 @@ pub fn frame() -> Document {
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(API_KEY, SecurityScheme::Http(bearer));
     components.add_security_scheme(SESSION, SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
-    for (status, name, text) in EVERYWHERE {
+    for (status, name, text) in EVERYWHERE.into_iter().chain([WITH_BODY]) {
         let mut answer = Response::new(text);
         as_problem(&mut answer, status);
         components.responses.insert(name.to_owned(), answer.into());
@@ -151,6 +154,10 @@ fn name_apart(item: &mut PathItem) {
 }
 
 fn everywhere(operation: &mut Operation) {
+    if operation.request_body.is_some() {
+        let (status, name, _) = WITH_BODY;
+        operation.responses.responses.insert(status.to_string(), Ref::from_response_name(name).into());
+    }
     for (status, name, text) in EVERYWHERE {
         match operation.responses.responses.entry(status.to_string()) {
             Entry::Vacant(place) => {

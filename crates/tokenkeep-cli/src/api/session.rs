@@ -4,20 +4,20 @@
 
 use super::Api;
 use super::access::Caller;
-use super::import::{JSON_MAX, too_large};
+use super::import::whole;
 use super::json::wall_text;
 use super::oauth::cookie;
 use super::params::Params;
 use super::problem::Problem;
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 use tokenkeep::TokenKeep;
@@ -50,8 +50,6 @@ pub struct Session {
     key: Option<Arc<LiveKey>>,
     began_at: Timestamp,
     used_at_ms: AtomicI64,
-    /// Somebody signed out.
-    ended: AtomicBool,
 }
 
 impl Session {
@@ -71,12 +69,6 @@ impl Session {
     #[must_use]
     pub fn shown_id(&self) -> &str {
         &self.shown_id
-    }
-
-    /// Whether it has not ended at `now`, but for its key.
-    #[must_use]
-    pub fn stands(&self, now: Timestamp) -> bool {
-        !self.ended.load(Ordering::Relaxed) && self.ends_at() > now
     }
 
     fn ends_at(&self) -> Timestamp {
@@ -126,16 +118,19 @@ impl Sessions {
         Some(session)
     }
 
+    /// Whether this session has not ended: by itself, with its key, or because somebody signed out.
+    #[must_use]
+    pub fn has(&self, session: &Arc<Session>, keep: &TokenKeep, now: Timestamp) -> bool {
+        session.ends_at() > now
+            && session.key.as_ref().is_none_or(|key| keep.keys().is_some_and(|keys| keys.has(key, now)))
+            && self.held().by_hash.values().any(|held| Arc::ptr_eq(held, session))
+    }
+
     fn begin(&self, key: Option<Arc<LiveKey>>, now: Timestamp) -> (Secret, Arc<Session>) {
         let secret = tokenkeep::access::random_secret();
         let hash = hash(secret.expose());
-        let session = Session {
-            shown_id: hash[..8].to_owned(),
-            key,
-            began_at: now,
-            used_at_ms: AtomicI64::new(now.as_millis()),
-            ended: AtomicBool::new(false),
-        };
+        let session =
+            Session { shown_id: hash[..8].to_owned(), key, began_at: now, used_at_ms: AtomicI64::new(now.as_millis()) };
         let session = Arc::new(session);
         let mut held = self.held();
         held.by_hash.retain(|_, session| session.ends_at() > now);
@@ -150,8 +145,7 @@ impl Sessions {
 
     fn end(&self, headers: &HeaderMap) {
         if let Some(secret) = value(headers) {
-            let ended = self.held().by_hash.remove(&hash(secret.expose()));
-            ended.iter().for_each(|session| session.ended.store(true, Ordering::Relaxed));
+            self.held().by_hash.remove(&hash(secret.expose()));
         }
     }
 
@@ -236,7 +230,7 @@ struct Proof {
 ))]
 pub async fn begin(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
-    let body = Zeroizing::new(to_bytes(body, JSON_MAX).await.map_err(|_| too_large())?.to_vec());
+    let body = Zeroizing::new(whole(body).await?.to_vec());
     let expected = "Expected {\"api_key\": \"tk_...\"} or {\"setup_code\": \"...\"}.";
     // Only the place and kind: the text around is a secret.
     let proof: Proof = serde_json::from_slice(&body).map_err(|error| {

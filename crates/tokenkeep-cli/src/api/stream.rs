@@ -44,6 +44,8 @@ pub const FEED_BEHIND_MAX: usize = 1024;
 pub const CATCH_UP_MAX: u64 = 10_000;
 /// A stream that has nothing to say says so this often, with a comment line.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
+/// How often a stream that has nothing to say looks whether its reader's key or session has ended.
+const CALLER_EVERY: Duration = Duration::from_secs(1);
 /// How often the fleet is counted while somebody reads summaries.
 pub const SUMMARY_EVERY: Duration = Duration::from_secs(1);
 /// The pause before a store is asked again that could not be read.
@@ -337,6 +339,7 @@ impl Resync {
 
 /// One reader and its place in the history.
 struct Reader {
+    api: Api,
     keep: TokenKeep,
     wanted: Wanted,
     feed: Arc<Feed>,
@@ -359,6 +362,7 @@ enum Heard {
     Event(Result<Told, RecvError>),
     Step(Result<Arc<Progress>, RecvError>),
     Summary(Arc<str>),
+    Nothing,
     Stop,
 }
 
@@ -372,6 +376,7 @@ impl Reader {
         let place = place(wanted.after, newest, &stored_from(&keep, wanted.after).await?);
         let position = place.unwrap_or(newest);
         let mut reader = Self {
+            api: api.clone(),
             live,
             steps: wanted.kinds.steps.then(|| keep.subscribe_progress()),
             summary: fleet.as_ref().map(|fleet| fleet.summary.subscribe()),
@@ -406,7 +411,7 @@ impl Reader {
     async fn next(&mut self) -> Option<Frame> {
         loop {
             // A key or session may end while its holder listens.
-            if *self.stop.borrow() || !self.wanted.caller.stands(&self.keep) {
+            if *self.stop.borrow() || !self.wanted.caller.stands(&self.api) {
                 return None;
             }
             if let Some(frame) = self.ready.pop_front() {
@@ -420,6 +425,7 @@ impl Reader {
                 Heard::Event(told) => self.heard_event(told)?,
                 Heard::Step(step) => self.heard_step(step.ok()),
                 Heard::Summary(text) => self.ready.push_back(Frame::default().event("summary").data(text)),
+                Heard::Nothing => {}
                 Heard::Stop => return None,
             }
         }
@@ -448,6 +454,7 @@ impl Reader {
             told = self.live.recv() => Heard::Event(told),
             step = step => Heard::Step(step),
             text = summary => Heard::Summary(text),
+            () = tokio::time::sleep(CALLER_EVERY) => Heard::Nothing,
         }
     }
 

@@ -1,13 +1,13 @@
 //! `/v1/webhooks`: where events are sent, and what became of each delivery.
 
 use super::Api;
-use super::import::{JSON_MAX, too_large};
+use super::import::whole;
 use super::json::{EventJson, Page, Times, wall_text};
 use super::openapi::Paged;
 use super::params::Params;
 use super::problem::{NOT_FOUND, Problem};
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::IntoResponse;
@@ -208,7 +208,7 @@ const BODY_EXPECTED: &str = "Expected {\"url\": \"https://...\", \"types\": [\"c
 
 impl WebhookBody {
     async fn read(body: Body) -> Result<Self, Problem> {
-        let body = to_bytes(body, JSON_MAX).await.map_err(|_| too_large())?;
+        let body = whole(body).await?;
         serde_json::from_slice(&body)
             .map_err(|error| Problem::invalid(format!("the body is not what it must be: {error}"), BODY_EXPECTED))
     }

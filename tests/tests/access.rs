@@ -1,0 +1,511 @@
+//! Who may do what: every route for every kind of caller, and every way past the door (security 17 to 23).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokenkeep_mock::Rotation;
+use tokenkeep_tests::callers::{By, Caller, Door, Reach, header, text};
+use tokenkeep_tests::daemon::{Daemon, Installation};
+use tokenkeep_tests::http::{Answer, Request};
+use tokenkeep_tests::mock::Mock;
+use tokenkeep_tests::process::wait_for;
+
+/// How long something may take that comes by itself.
+const SOON: Duration = Duration::from_secs(20);
+const JSON: (&str, &str) = ("content-type", "application/json");
+
+/// What the table of the daemon says of a route, in the words of a test that does not read that table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Need {
+    /// Nobody is asked who they are.
+    Nothing,
+    /// A page for a browser: on TCP alone.
+    Page,
+    /// Whoever is known.
+    Known,
+    /// A scope, and rights that reach the connection of the path.
+    Of(&'static str),
+    /// A scope; the answer leaves out what the rights do not reach.
+    Filtered(&'static str),
+    /// A scope; what is in a namespace that the rights do not reach is refused, the rest left out.
+    Listed(&'static str),
+    /// A scope; counts of what the rights do not reach are refused.
+    Counted(&'static str),
+    /// A scope, and rights that reach what the body names.
+    New(&'static str),
+    /// A scope, and rights that reach what the id of the path stands for.
+    ById(&'static str),
+    /// The scope `admin`, and rights that reach everything.
+    Everything,
+    /// The socket.
+    Socket,
+}
+
+/// Every operation, what it needs, and a body that it takes. What ends the caller's own session comes last.
+const TABLE: &[(&str, &str, Need, &str)] = &[
+    ("GET", "/livez", Need::Nothing, ""),
+    ("GET", "/readyz", Need::Nothing, ""),
+    ("GET", "/oauth/callback", Need::Page, ""),
+    ("GET", "/oauth/page.css", Need::Page, ""),
+    ("GET", "/oauth/start/{id}", Need::Page, ""),
+    ("GET", "/v1/openapi.json", Need::Known, ""),
+    ("GET", "/v1/summary", Need::Counted("status"), ""),
+    ("GET", "/v1/config", Need::Everything, ""),
+    ("GET", "/v1/connections", Need::Listed("status"), ""),
+    (
+        "POST",
+        "/v1/connections",
+        Need::New("manage"),
+        r#"{"name": "new", "provider": "mock", "token": {"access_token": "a", "refresh_token": "r", "expires_in": 3600}}"#,
+    ),
+    ("GET", "/v1/connections/{name}", Need::Of("status"), ""),
+    ("GET", "/v1/connections/{name}/token", Need::Of("token"), ""),
+    ("POST", "/v1/connections/{name}/refresh", Need::Of("refresh"), r#"{"if_generation": 1}"#),
+    ("POST", "/v1/connections/{name}/pause", Need::Of("manage"), ""),
+    ("POST", "/v1/connections/{name}/resume", Need::Of("manage"), ""),
+    ("POST", "/v1/connections/{name}/introspect", Need::Of("refresh"), ""),
+    ("DELETE", "/v1/connections/{name}", Need::Of("manage"), ""),
+    ("POST", "/v1/connections/{name}/export", Need::Socket, ""),
+    ("POST", "/v1/resume-sole-copy", Need::Everything, ""),
+    ("GET", "/v1/events", Need::Filtered("status"), ""),
+    ("GET", "/v1/events/stream", Need::Filtered("status"), ""),
+    ("POST", "/v1/connect", Need::New("manage"), r#"{"name": "new", "provider": "mock"}"#),
+    ("POST", "/v1/connect/links", Need::New("manage"), r#"{"name": "new", "provider": "mock"}"#),
+    // Who has no proof, which only the beginner has, is told that there is no such sign-in.
+    ("POST", "/v1/connect/finish", Need::Filtered("manage"), "{}"),
+    ("GET", "/v1/connect/{id}", Need::ById("manage"), ""),
+    ("GET", "/v1/admin/master-key", Need::Everything, ""),
+    ("POST", "/v1/admin/backup", Need::Socket, ""),
+    ("POST", "/v1/admin/master-key/rotate", Need::Socket, ""),
+    ("GET", "/v1/api-keys", Need::Filtered("admin"), ""),
+    ("POST", "/v1/api-keys", Need::New("admin"), r#"{"name": "n", "scopes": ["status"], "names": ["mine"]}"#),
+    ("GET", "/v1/api-keys/{id}", Need::ById("admin"), ""),
+    ("DELETE", "/v1/api-keys/{id}", Need::ById("admin"), ""),
+    ("GET", "/v1/audit", Need::Everything, ""),
+    ("POST", "/v1/audit/verify", Need::Everything, ""),
+    ("POST", "/v1/session/setup", Need::Socket, ""),
+    ("GET", "/v1/session", Need::Known, ""),
+    // Without a key or a code in it: who has one needs nothing else.
+    ("POST", "/v1/session", Need::Nothing, "{}"),
+    ("DELETE", "/v1/session", Need::Known, ""),
+];
+
+/// What is answered to a caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Class {
+    Let,
+    Unknown,
+    Refused,
+    /// As if there were no such thing.
+    Hidden,
+}
+
+impl Class {
+    fn expected(need: Need, caller: &Caller) -> Self {
+        let (all, lacks) = (caller.reach == Reach::All, |scope| !caller.has(scope));
+        match (need, &caller.by) {
+            (Need::Nothing | Need::Page, _) | (_, By::Socket) => Self::Let,
+            (_, By::Nothing) => Self::Unknown,
+            (Need::Known, _) => Self::Let,
+            (Need::Socket, _) => Self::Refused,
+            (Need::Everything, _) if lacks("admin") || !all => Self::Refused,
+            (
+                Need::Of(scope)
+                | Need::Filtered(scope)
+                | Need::Listed(scope)
+                | Need::Counted(scope)
+                | Need::New(scope)
+                | Need::ById(scope),
+                _,
+            ) if lacks(scope) => Self::Refused,
+            (Need::Of(_) | Need::ById(_), _) if !all => Self::Hidden,
+            (Need::New(_) | Need::Counted(_), _) if !all => Self::Refused,
+            (Need::Listed(_), _) if caller.reach == Reach::OtherNamespace => Self::Refused,
+            _ => Self::Let,
+        }
+    }
+
+    fn of(status: u16) -> Option<Self> {
+        match status {
+            401 => Some(Self::Unknown),
+            403 => Some(Self::Refused),
+            404 => Some(Self::Hidden),
+            // A method that is not taken was never refused.
+            405 => None,
+            _ => Some(Self::Let),
+        }
+    }
+}
+
+/// A daemon with a provider that people can sign in at, and the connections `mine`, `other-1` and `other/other-2`.
+fn house() -> (Mock, Installation, Daemon, Door) {
+    let mock = Mock::start();
+    let authorize = format!("authorize_url = \"http://{}/authorize\"\n", mock.address());
+    let installation = Installation::new(&(mock.section("mock", "strict") + &authorize));
+    let daemon = installation.start();
+    let door = Door::of(&daemon);
+    import(&mock, &door, "", "mine");
+    import(&mock, &door, "", "other-1");
+    import(&mock, &door, "?namespace=other", "other-2");
+    (mock, installation, daemon, door)
+}
+
+#[track_caller]
+fn import(mock: &Mock, door: &Door, query: &str, name: &str) {
+    let token = mock.grant(name, Rotation::Strict, 3_600);
+    let body = json!({"name": name, "provider": "mock", "token": token}).to_string();
+    let imported = door.own("POST", &format!("/v1/connections{query}"), &body);
+    assert_eq!(imported.status, 201, "{imported:?}");
+}
+
+/// What the placeholders of a path stand for, and what of the same length does not exist.
+struct Things {
+    sign_in: String,
+    keys: Vec<String>,
+}
+
+impl Things {
+    fn of(door: &Door) -> Self {
+        let begun = door.own("POST", "/v1/connect", r#"{"name": "mine", "provider": "mock"}"#);
+        assert_eq!(begun.status, 201, "{begun:?}");
+        let key = || door.make_key(&json!({"name": "victim", "scopes": ["status"], "names": ["mine"]}));
+        Self { sign_in: text(&begun.json()["id"]), keys: (0..4).map(|_| text(&key()["id"])).collect() }
+    }
+
+    fn path(&self, path: &str, name: &str, nth_key: usize) -> String {
+        let id = if path.contains("api-keys") { &self.keys[nth_key] } else { &self.sign_in };
+        path.replace("{name}", name).replace("{id}", id)
+    }
+
+    /// The same path with a thing in it that does not exist; and what its answer would be called there.
+    fn unknown(&self, path: &str) -> (String, String, String) {
+        let reversed = |text: &String| text.chars().rev().collect::<String>();
+        let (real, unreal) = match path {
+            path if path.contains("{name}") => ("mine".to_owned(), "nope".to_owned()),
+            path if path.contains("api-keys") => (self.keys[0].clone(), reversed(&self.keys[0])),
+            _ => (self.sign_in.clone(), reversed(&self.sign_in)),
+        };
+        let placeholder = if path.contains("{name}") { "{name}" } else { "{id}" };
+        (path.replace(placeholder, &unreal), unreal, real)
+    }
+}
+
+/// Everything that a request may have changed.
+fn standing(door: &Door) -> Vec<Value> {
+    ["/v1/connections", "/v1/connections?namespace=other", "/v1/events?limit=1000", "/v1/admin/master-key"]
+        .map(|path| door.see(path))
+        .into_iter()
+        .chain([without_use(door.see("/v1/api-keys?limit=1000"))])
+        .collect()
+}
+
+/// Keys, without when they were used.
+fn without_use(mut keys: Value) -> Value {
+    for key in keys["items"].as_array_mut().expect("keys") {
+        key.as_object_mut().expect("a key").remove("last_used_at");
+    }
+    keys
+}
+
+fn operations(door: &Door) -> BTreeSet<(String, String)> {
+    let document = door.see("/v1/openapi.json");
+    let paths = document["paths"].as_object().expect("paths");
+    let methods = |(path, operations): (&String, &Value)| {
+        let methods = operations.as_object().expect("operations").keys().cloned().collect::<Vec<_>>();
+        methods.into_iter().map(|method| (method.to_uppercase(), path.clone())).collect::<Vec<_>>()
+    };
+    paths.iter().flat_map(methods).collect()
+}
+
+#[test]
+fn every_route_lets_those_in_whom_the_table_names_and_nobody_else() {
+    let (mock, _installation, _daemon, door) = house();
+    let tabled = TABLE.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
+    assert_eq!(operations(&door), tabled, "the API and the table of this test differ");
+    let (things, callers) = (Things::of(&door), door.callers());
+
+    let before = standing(&door);
+    let audited = last_audited(&door);
+    let mut refused = BTreeMap::<String, u64>::new();
+    for caller in &callers {
+        for &(method, path, need, body) in TABLE {
+            let expected = Class::expected(need, caller);
+            if expected == Class::Let {
+                continue;
+            }
+            let real = things.path(path, "mine", 0);
+            let answer = door.ask(caller, Request { method, path: &real, headers: &[JSON], body });
+            assert_eq!(Class::of(answer.status), Some(expected), "{caller}: {method} {path}: {answer:?}");
+            expect_problem(&answer);
+            *refused.entry(caller.actor.clone()).or_default() += 1;
+            if expected == Class::Hidden {
+                let (unreal, called, name) = things.unknown(path);
+                let other = door.ask(caller, Request { method, path: &unreal, headers: &[JSON], body });
+                let as_unknown = without_date(&other).replace(&called, &name);
+                assert_eq!(without_date(&answer), as_unknown, "{caller}: {method} {path} tells that it is there");
+                *refused.entry(caller.actor.clone()).or_default() += 1;
+            }
+            if method == "GET" {
+                let head = door.ask(caller, Request { method: "HEAD", path: &real, headers: &[JSON], body: "" });
+                assert_eq!(head.status, answer.status, "{caller}: HEAD {path}");
+                *refused.entry(caller.actor.clone()).or_default() += 1;
+            }
+        }
+    }
+    assert_eq!(standing(&door), before, "a refused request had an effect");
+    for caller in &callers {
+        let met = door.ask(caller, Request::get("/v1/session"));
+        assert_eq!(met.status, if caller.by == By::Nothing { 401 } else { 200 }, "{caller} is not known any more");
+        if caller.by == By::Nothing {
+            *refused.entry(caller.actor.clone()).or_default() += 1;
+        }
+    }
+    refusals_are_counted(&door, audited, &refused);
+
+    let owns = |caller: &&Caller| caller.reach == Reach::All && caller.has("manage");
+    for nth in 0..callers.iter().filter(owns).count() {
+        import(&mock, &door, "", &format!("gone{nth}"));
+    }
+    let (mut removed, mut revoked) = (0, 0);
+    for &(method, path, need, body) in TABLE {
+        for caller in &callers {
+            if Class::expected(need, caller) != Class::Let || (need == Need::Page && caller.by == By::Socket) {
+                continue;
+            }
+            let removes = method == "DELETE" && path.ends_with("{name}");
+            let revokes = method == "DELETE" && path.contains("api-keys");
+            let name = if removes { format!("gone{removed}") } else { "mine".to_owned() };
+            let real = things.path(path, &name, revoked);
+            let answer = door.ask(caller, Request { method, path: &real, headers: &[JSON], body });
+            let told = format!("{caller}: {method} {real}: {answer:?}");
+            assert!(answer.status < 500, "{told}");
+            if need == Need::Page {
+                assert!(!answer.body.contains("\"code\""), "{told}");
+            } else {
+                assert_eq!(Class::of(answer.status), Some(Class::Let), "{told}");
+            }
+            (removed, revoked) = (removed + usize::from(removes), revoked + usize::from(revokes));
+        }
+    }
+}
+
+/// A problem as RFC 9457 has it, that says what to do, and of a 401 that a key is wanted.
+#[track_caller]
+fn expect_problem(answer: &Answer) {
+    assert_eq!(header(answer, "content-type"), Some("application/problem+json"), "{answer:?}");
+    assert_eq!(answer.json()["status"], answer.status, "{answer:?}");
+    assert_eq!(header(answer, "www-authenticate").is_some(), answer.status == 401, "{answer:?}");
+}
+
+fn without_date(answer: &Answer) -> String {
+    let head: String =
+        answer.head.lines().filter(|line| !line.starts_with("date:")).map(|line| format!("{line}\n")).collect();
+    head + &answer.body
+}
+
+fn audit(door: &Door, after: u64) -> Vec<Value> {
+    let mut records = Vec::new();
+    let mut last = after;
+    loop {
+        let page = door.see(&format!("/v1/audit?after={last}&limit=1000"));
+        let items = page["items"].as_array().expect("records").clone();
+        let Some(newest) = items.last() else { return records };
+        last = newest["id"].as_u64().expect("a number");
+        records.extend(items);
+    }
+}
+
+fn last_audited(door: &Door) -> u64 {
+    audit(door, 0).last().and_then(|record| record["id"].as_u64()).unwrap_or(0)
+}
+
+/// Each refused request is in the trail: counted, or where its handler refused it as a record of its own.
+#[track_caller]
+fn refusals_are_counted(door: &Door, after: u64, expected: &BTreeMap<String, u64>) {
+    let counted = || {
+        let mut counted = BTreeMap::<String, u64>::new();
+        for record in audit(door, after) {
+            let outcome = record["outcome"].as_u64().expect("a number");
+            let times = match record["action"].as_str() {
+                Some("request.refused") => outcome,
+                Some("status.read") => 0,
+                _ => u64::from((400..500).contains(&outcome)),
+            };
+            *counted.entry(text(&record["actor"])).or_default() += times;
+        }
+        counted.retain(|_, times| *times > 0);
+        counted
+    };
+    let mut last = BTreeMap::new();
+    tokenkeep_tests::process::try_wait_for(SOON, || {
+        last = counted();
+        (last == *expected).then_some(())
+    });
+    assert_eq!(last, *expected, "refused requests in the audit trail");
+}
+
+#[test]
+fn other_methods_and_spellings_open_nothing() {
+    let (_mock, _installation, _daemon, door) = house();
+    let foreign = door.key_of("admin", Reach::OtherNames);
+    for path in [
+        "/v1/connections/%6dine",
+        "/v1/connections/mine/",
+        "/v1/connections/mine%00",
+        "/v1/connections/mine%2f",
+        "/v1//connections/mine",
+        "/v1/connections//mine",
+        "/v1/connections/./mine",
+        "/v1/connections/other-1/../mine",
+        "/v1/connections/other-1%2f..%2fmine",
+        "/v1/connections/other-1;/mine",
+        "/v1/connections/mine?namespace=default",
+        "/v1/connections/mine?namespace=default&namespace=other",
+        "/v1/connections/other-1?namespace=other&namespace=default",
+        "/v1/connections/mine?name=other-1",
+        "/v1/connections/default%2fmine",
+        "/v1/connections/Mine",
+        "//v1/connections/mine",
+        "/V1/connections/mine",
+        "/v1/connections/mine#/other-1",
+    ] {
+        for path in [path.to_owned(), path.replacen("mine", "mine/token", 1)] {
+            let answer = door.ask(&foreign, Request::get(&path));
+            assert!((400..500).contains(&answer.status), "{path}: {answer:?}");
+            assert!(!answer.body.contains("access_expires_at") && !answer.body.contains("access_token"), "{answer:?}");
+        }
+    }
+    for method in ["OPTIONS", "TRACE", "PUT", "PATCH", "CONNECT", "get", "X"] {
+        for (_, path, ..) in TABLE {
+            let path = path.replace("{name}", "mine").replace("{id}", "x");
+            let answer = Request::new(method, &path).at_address(door.address()).expect("an answer");
+            assert!((400..500).contains(&answer.status), "{method} {path}: {answer:?}");
+            assert_eq!(header(&answer, "access-control-allow-origin"), None);
+        }
+    }
+}
+
+fn names(page: &Value) -> Vec<String> {
+    page["items"].as_array().expect("items").iter().map(|item| text(&item["name"])).collect()
+}
+
+#[test]
+fn lists_events_and_counts_show_nothing_of_what_is_foreign() {
+    let (mock, installation, _daemon, door) = house();
+    for name in ["a-first", "other-3", "p", "q", "z-last"] {
+        import(&mock, &door, "", name);
+    }
+    let foreign = door.key_of("status", Reach::OtherNames);
+    let get = |path: &str| door.ask(&foreign, Request::get(path));
+
+    // Page by page, nothing else is named on the way.
+    for limit in [1, 2, 100] {
+        let (mut seen, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let answer = get(&format!("/v1/connections?limit={limit}{cursor}"));
+            let page = answer.json();
+            seen.extend(names(&page));
+            for hidden in ["a-first", "mine", "\"p\"", "\"q\"", "z-last", "other-2"] {
+                assert!(!answer.body.contains(hidden), "{hidden} is told: {answer:?}");
+            }
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        assert_eq!(seen, ["other-1", "other-3"], "limit {limit}");
+    }
+    assert_eq!(names(&get("/v1/connections?q=mine").json()), Vec::<String>::new());
+
+    // Events: its own, whatever is asked for; of a foreign connection the same as of none.
+    installation.run(&["refresh", "mine"]).expect_code(0);
+    let events = get("/v1/events?limit=1000").json();
+    let of: BTreeSet<&str> =
+        events["items"].as_array().expect("events").iter().filter_map(|event| event["connection"].as_str()).collect();
+    assert_eq!(of, BTreeSet::from(["other-1", "other-2", "other-3"]));
+    for query in ["", "&limit=1", "&after=0", "&since=2020-01-01T00:00:00Z"] {
+        let [foreign, none] = ["mine", "nope"].map(|name| get(&format!("/v1/events?connection={name}{query}")));
+        assert_eq!(without_date(&foreign), without_date(&none), "{query}");
+    }
+    let [foreign_stream, none] = ["mine", "nope"].map(|name| stream(&door, &foreign, name, || ()));
+    assert_eq!(kinds(&foreign_stream), kinds(&none));
+
+    // The stream, while something happens to both.
+    let told = stream(&door, &foreign, "", || {
+        for name in ["mine", "other-1"] {
+            installation.run(&["refresh", name]).expect_code(0);
+        }
+    });
+    assert!(told.contains("\"connection\":\"other-1\""), "{told}");
+    assert!(!told.contains("mine") && !told.contains("event: summary"), "{told}");
+    let answer = get("/v1/summary");
+    assert_eq!(answer.status, 403, "{answer:?}");
+}
+
+/// What the stream tells until an event of `other-1` that `happens`, or without one for a while.
+fn stream(door: &Door, caller: &Caller, connection: &str, happens: impl FnOnce()) -> String {
+    let By::Key(key) = &caller.by else { panic!("{caller} is no key") };
+    let mut stream = TcpStream::connect(door.address()).expect("the daemon listens");
+    let query = if connection.is_empty() { String::new() } else { format!("?connection={connection}") };
+    let request =
+        format!("GET /v1/events/stream{query} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("the daemon listens");
+    stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+    let mut told = String::new();
+    wait_for("hello", SOON, || {
+        hear(&mut stream, &mut told);
+        told.contains("event: hello").then_some(())
+    });
+    happens();
+    tokenkeep_tests::process::try_wait_for(
+        if connection.is_empty() { SOON } else { Duration::from_millis(300) },
+        || {
+            hear(&mut stream, &mut told);
+            told.contains("connection.refreshed").then_some(())
+        },
+    );
+    told
+}
+
+fn hear(stream: &mut TcpStream, told: &mut String) {
+    let mut piece = [0; 16 * 1024];
+    if let Ok(length) = stream.read(&mut piece) {
+        told.push_str(&String::from_utf8_lossy(&piece[..length]));
+    }
+}
+
+fn kinds(told: &str) -> Vec<&str> {
+    told.lines().filter(|line| line.starts_with("event:")).collect()
+}
+
+#[test]
+fn what_is_imported_line_by_line_is_refused_line_by_line() {
+    let (mock, _installation, _daemon, door) = house();
+    let manage = door.key_of("manage", Reach::OtherNames);
+    let line = |name: &str| {
+        let token = mock.grant(&format!("line-{name}"), Rotation::Strict, 3_600);
+        json!({"name": name, "provider": "mock", "token": token}).to_string() + "\n"
+    };
+    let before = door.see("/v1/connections/mine");
+    let lines: String = ["other-7", "mine", "nope", "other-8"].map(line).concat();
+    let ndjson = [("content-type", "application/x-ndjson")];
+    let answer = door.ask(&manage, Request::post("/v1/connections", &ndjson, &lines));
+    let answers: Vec<Value> =
+        answer.body.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+    assert_eq!(answers.len(), 4, "{answer:?}");
+    assert_eq!((&answers[0]["result"], &answers[3]["result"]), (&"created".into(), &"created".into()));
+    for (nth, name) in [(1, "mine"), (2, "nope")] {
+        assert_eq!(answers[nth]["error"]["status"], 403, "{answer:?}");
+        assert_eq!(answers[nth]["name"], name);
+    }
+    let like = |nth: usize, name: &str| {
+        let at = format!("\"line\":{}", nth + 1);
+        answers[nth].to_string().replace(name, "X").replace(&at, "")
+    };
+    assert_eq!(like(1, "mine"), like(2, "nope"), "it tells whether the name is taken");
+    assert_eq!(door.see("/v1/connections/mine"), before);
+    assert_eq!(names(&door.see("/v1/connections")), ["mine", "other-1", "other-7", "other-8"]);
+}
