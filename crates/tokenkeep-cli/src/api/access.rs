@@ -435,7 +435,6 @@ pub struct About(pub String);
 
 impl About {
     /// This connection.
-    #[must_use]
     pub fn connection(key: &ConnectionKey) -> axum::Extension<Self> {
         axum::Extension(Self(key.to_string()))
     }
