@@ -38,8 +38,8 @@ enum Need {
     New(&'static str),
     /// A scope, and rights that reach what the id of the path stands for.
     ById(&'static str),
-    /// The scope `admin`, and rights that reach everything.
-    Everything,
+    /// A scope, and rights that reach everything.
+    Whole(&'static str),
     /// The socket.
     Socket,
 }
@@ -53,7 +53,7 @@ const TABLE: &[(&str, &str, Need, &str)] = &[
     ("GET", "/oauth/start/{id}", Need::Page, ""),
     ("GET", "/v1/openapi.json", Need::Known, ""),
     ("GET", "/v1/summary", Need::Counted("status"), ""),
-    ("GET", "/v1/config", Need::Everything, ""),
+    ("GET", "/v1/config", Need::Whole("admin"), ""),
     ("GET", "/v1/connections", Need::Listed("status"), ""),
     (
         "POST",
@@ -69,7 +69,7 @@ const TABLE: &[(&str, &str, Need, &str)] = &[
     ("POST", "/v1/connections/{name}/introspect", Need::Of("refresh"), ""),
     ("DELETE", "/v1/connections/{name}", Need::Of("manage"), ""),
     ("POST", "/v1/connections/{name}/export", Need::Socket, ""),
-    ("POST", "/v1/resume-sole-copy", Need::Everything, ""),
+    ("POST", "/v1/resume-sole-copy", Need::Whole("admin"), ""),
     ("GET", "/v1/events", Need::Filtered("status"), ""),
     ("GET", "/v1/events/stream", Need::Filtered("status"), ""),
     ("POST", "/v1/connect", Need::New("manage"), r#"{"name": "new", "provider": "mock"}"#),
@@ -77,15 +77,47 @@ const TABLE: &[(&str, &str, Need, &str)] = &[
     // Who has no proof, which only the beginner has, is told that there is no such sign-in.
     ("POST", "/v1/connect/finish", Need::Filtered("manage"), "{}"),
     ("GET", "/v1/connect/{id}", Need::ById("manage"), ""),
-    ("GET", "/v1/admin/master-key", Need::Everything, ""),
+    ("GET", "/v1/admin/master-key", Need::Whole("admin"), ""),
     ("POST", "/v1/admin/backup", Need::Socket, ""),
     ("POST", "/v1/admin/master-key/rotate", Need::Socket, ""),
     ("GET", "/v1/api-keys", Need::Filtered("admin"), ""),
     ("POST", "/v1/api-keys", Need::New("admin"), r#"{"name": "n", "scopes": ["status"], "names": ["mine"]}"#),
     ("GET", "/v1/api-keys/{id}", Need::ById("admin"), ""),
     ("DELETE", "/v1/api-keys/{id}", Need::ById("admin"), ""),
-    ("GET", "/v1/audit", Need::Everything, ""),
-    ("POST", "/v1/audit/verify", Need::Everything, ""),
+    ("GET", "/v1/audit", Need::Whole("admin"), ""),
+    ("POST", "/v1/audit/verify", Need::Whole("admin"), ""),
+    ("GET", "/metrics", Need::Whole("status"), ""),
+    ("PATCH", "/v1/connections/{name}", Need::Of("manage"), r#"{"labels": {"a": "b"}}"#),
+    ("GET", "/v1/connections/{name}/timeline", Need::Of("status"), ""),
+    ("GET", "/v1/connections/{name}/jira/projects", Need::Of("token"), ""),
+    ("GET", "/v1/connections/{name}/jira/issues", Need::Of("token"), ""),
+    // The provider of these has no API hosts.
+    ("GET", "/v1/connections/{name}/proxy/", Need::Of("token"), ""),
+    ("POST", "/v1/connections/{name}/proxy/", Need::Of("token"), ""),
+    ("PUT", "/v1/connections/{name}/proxy/", Need::Of("token"), ""),
+    ("PATCH", "/v1/connections/{name}/proxy/", Need::Of("token"), ""),
+    ("DELETE", "/v1/connections/{name}/proxy/", Need::Of("token"), ""),
+    ("OPTIONS", "/v1/connections/{name}/proxy/", Need::Of("token"), ""),
+    ("GET", "/v1/connections/{name}/proxy/{path}", Need::Of("token"), ""),
+    ("POST", "/v1/connections/{name}/proxy/{path}", Need::Of("token"), ""),
+    ("PUT", "/v1/connections/{name}/proxy/{path}", Need::Of("token"), ""),
+    ("PATCH", "/v1/connections/{name}/proxy/{path}", Need::Of("token"), ""),
+    ("DELETE", "/v1/connections/{name}/proxy/{path}", Need::Of("token"), ""),
+    ("OPTIONS", "/v1/connections/{name}/proxy/{path}", Need::Of("token"), ""),
+    ("GET", "/v1/providers", Need::Known, ""),
+    ("GET", "/v1/providers/{name}", Need::Known, ""),
+    ("GET", "/v1/fleet/histogram", Need::Counted("status"), ""),
+    ("GET", "/v1/fleet/calendar", Need::Counted("status"), ""),
+    ("GET", "/v1/webhooks", Need::Whole("manage"), ""),
+    ("POST", "/v1/webhooks", Need::Whole("manage"), r#"{"url": "https://hooks.example.com/", "enabled": false}"#),
+    ("GET", "/v1/webhooks/{id}", Need::Whole("manage"), ""),
+    ("PATCH", "/v1/webhooks/{id}", Need::Whole("manage"), r#"{"description": "d"}"#),
+    ("POST", "/v1/webhooks/{id}/rotate-secret", Need::Whole("manage"), ""),
+    // A disabled one sends nothing.
+    ("POST", "/v1/webhooks/{id}/test", Need::Whole("manage"), ""),
+    ("GET", "/v1/webhooks/{id}/deliveries", Need::Whole("manage"), ""),
+    ("POST", "/v1/webhooks/{id}/deliveries/{delivery}/redeliver", Need::Whole("manage"), ""),
+    ("DELETE", "/v1/webhooks/{id}", Need::Whole("manage"), ""),
     ("POST", "/v1/session/setup", Need::Socket, ""),
     ("GET", "/v1/session", Need::Known, ""),
     // Without a key or a code in it: who has one needs nothing else.
@@ -111,7 +143,7 @@ impl Class {
             (_, By::Nothing) => Self::Unknown,
             (Need::Known, _) => Self::Let,
             (Need::Socket, _) => Self::Refused,
-            (Need::Everything, _) if lacks("admin") || !all => Self::Refused,
+            (Need::Whole(scope), _) if lacks(scope) || !all => Self::Refused,
             (
                 Need::Of(scope)
                 | Need::Filtered(scope)
@@ -165,6 +197,7 @@ fn import(mock: &Mock, door: &Door, query: &str, name: &str) {
 struct Things {
     sign_in: String,
     keys: Vec<String>,
+    webhooks: Vec<String>,
 }
 
 impl Things {
@@ -172,12 +205,26 @@ impl Things {
         let begun = door.own("POST", "/v1/connect", r#"{"name": "mine", "provider": "mock"}"#);
         assert_eq!(begun.status, 201, "{begun:?}");
         let key = || door.make_key(&json!({"name": "victim", "scopes": ["status"], "names": ["mine"]}));
-        Self { sign_in: text(&begun.json()["id"]), keys: (0..4).map(|_| text(&key()["id"])).collect() }
+        let webhook = || {
+            let body = r#"{"url": "https://hooks.example.com/", "enabled": false}"#;
+            text(&door.own("POST", "/v1/webhooks", body).json()["id"])
+        };
+        Self {
+            sign_in: text(&begun.json()["id"]),
+            keys: (0..4).map(|_| text(&key()["id"])).collect(),
+            webhooks: (0..8).map(|_| webhook()).collect(),
+        }
     }
 
-    fn path(&self, path: &str, name: &str, nth_key: usize) -> String {
-        let id = if path.contains("api-keys") { &self.keys[nth_key] } else { &self.sign_in };
-        path.replace("{name}", name).replace("{id}", id)
+    /// With the how manyth of the things that are removed.
+    fn path(&self, path: &str, name: &str, nth: usize) -> String {
+        let id = match path {
+            path if path.contains("api-keys") => &self.keys[nth],
+            path if path.contains("webhooks") => &self.webhooks[nth],
+            _ => &self.sign_in,
+        };
+        let name = if path.contains("/v1/providers") { "atlassian" } else { name };
+        path.replace("{name}", name).replace("{id}", id).replace("{path}", "a").replace("{delivery}", "dlv_1")
     }
 
     /// The same path with a thing in it that does not exist; and what its answer would be called there.
@@ -189,7 +236,7 @@ impl Things {
             _ => (self.sign_in.clone(), reversed(&self.sign_in)),
         };
         let placeholder = if path.contains("{name}") { "{name}" } else { "{id}" };
-        (path.replace(placeholder, &unreal), unreal, real)
+        (path.replace(placeholder, &unreal).replace("{path}", "a"), unreal, real)
     }
 }
 
@@ -269,7 +316,7 @@ fn every_route_lets_those_in_whom_the_table_names_and_nobody_else() {
     for nth in 0..callers.iter().filter(owns).count() {
         import(&mock, &door, "", &format!("gone{nth}"));
     }
-    let (mut removed, mut revoked) = (0, 0);
+    let (mut removed, mut revoked, mut unhooked) = (0, 0, 0);
     for &(method, path, need, body) in TABLE {
         for caller in &callers {
             if Class::expected(need, caller) != Class::Let || (need == Need::Page && caller.by == By::Socket) {
@@ -277,8 +324,9 @@ fn every_route_lets_those_in_whom_the_table_names_and_nobody_else() {
             }
             let removes = method == "DELETE" && path.ends_with("{name}");
             let revokes = method == "DELETE" && path.contains("api-keys");
+            let unhooks = method == "DELETE" && path.contains("webhooks");
             let name = if removes { format!("gone{removed}") } else { "mine".to_owned() };
-            let real = things.path(path, &name, revoked);
+            let real = things.path(path, &name, if path.contains("webhooks") { unhooked } else { revoked });
             let answer = door.ask(caller, Request { method, path: &real, headers: &[JSON], body });
             let told = format!("{caller}: {method} {real}: {answer:?}");
             assert!(answer.status < 500, "{told}");
@@ -288,6 +336,7 @@ fn every_route_lets_those_in_whom_the_table_names_and_nobody_else() {
                 assert_eq!(Class::of(answer.status), Some(Class::Let), "{told}");
             }
             (removed, revoked) = (removed + usize::from(removes), revoked + usize::from(revokes));
+            unhooked += usize::from(unhooks);
         }
     }
 }
