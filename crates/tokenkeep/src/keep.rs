@@ -859,7 +859,7 @@ impl TokenKeep {
         let only = match self.wanted_generation(key, &ask).await? {
             Wanted::Any => None,
             Wanted::Only(generation) => Some(generation),
-            Wanted::None => return Ok(Refreshed::Settled(self.get(key).await?)),
+            Wanted::None => return self.already_newer(key).await,
         };
         let attempt = async {
             let started = self.ask(key, ask.force, only).await?;
@@ -871,13 +871,21 @@ impl TokenKeep {
         match tokio::time::timeout(REFRESH_WAIT, attempt).await {
             Err(_) => Ok(Refreshed::Pending(self.get(key).await?)),
             Ok(started) => match started? {
-                Started::InFlight(_) | Started::Superseded => Ok(Refreshed::Settled(self.get(key).await?)),
+                Started::InFlight(_) => Ok(Refreshed::Settled(self.get(key).await?)),
+                Started::Superseded => self.already_newer(key).await,
                 Started::Absent => Err(Error::NotFound(key.clone())),
                 Started::Refused { connection, status, code, retry_at } => {
                     Err(Error::NotRefreshed { key: connection.key, status, code, retry_at })
                 }
             },
         }
+    }
+
+    /// The store has a newer token set than somebody asked about. What made it may not have told the readers yet: they look
+    /// into the store.
+    async fn already_newer(&self, key: &ConnectionKey) -> Result<Refreshed, Error> {
+        self.inner.engine.tokens.forget_if_stored(key);
+        Ok(Refreshed::Settled(self.get(key).await?))
     }
 
     /// Asks the engine, and does not wait for one that has ended.

@@ -237,6 +237,14 @@ impl Tokens {
         self.hot.pin().retain(|_, hot| hot.warnings.contains(&Warning::NotDurable));
     }
 
+    /// Forgets a connection whose token the store has too, or a newer one.
+    pub(crate) fn forget_if_stored(&self, key: &ConnectionKey) {
+        let hot = self.hot.pin();
+        if hot.get(&KeyRef(key)).is_some_and(|hot| !hot.warnings.contains(&Warning::NotDurable)) {
+            hot.remove(&KeyRef(key));
+        }
+    }
+
     /// Forgets a connection.
     pub(crate) fn forget(&self, key: &ConnectionKey) {
         self.hot.pin().remove(&KeyRef(key));

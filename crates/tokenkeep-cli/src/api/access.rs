@@ -453,7 +453,12 @@ fn count(api: &Api, caller: &Caller, action: &'static str, target: Option<&Conne
 /// Who asks. A key stands above everything else, also on the socket, where it may only take rights away.
 fn identify(api: &Api, request: &Request, now: Timestamp) -> Result<Caller, Box<Problem>> {
     let peer = request.extensions().get::<Peer>().copied();
-    if let Some(text) = bearer(request.headers())? {
+    let shown = match (peer, bearer(request.headers())) {
+        // Whoever reaches the socket needs no key: other credentials are for somebody else.
+        (Some(Peer::User(_)), shown) => shown.ok().flatten().filter(|text| text.starts_with(KEY_PREFIX)),
+        (_, shown) => shown?,
+    };
+    if let Some(text) = shown {
         let found = api.keep.keys().and_then(|keys| keys.find(text, now));
         return match found {
             Some(key) => Ok(Caller::Key(key)),
