@@ -81,10 +81,8 @@ impl Counter {
                 self.moved(grade, deadline);
             }
             let at = match hold {
-                Some(probe_at) if grade >= GRADE_IN_DOUBT => {
-                    probe_at.map(|probe_at| self.base.load(claim_at).max(probe_at))
-                }
-                _ => Some(self.base.load(claim_at)),
+                Some(probe_at) => probe_at.map(|probe_at| self.base.load(claim_at).max(probe_at)),
+                None => Some(self.base.load(claim_at)),
             };
             if let Some(at) = at.filter(|_| !is_claimed) {
                 self.outlook.plan(self.now, at);
