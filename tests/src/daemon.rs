@@ -198,6 +198,15 @@ fn is_ready(process: &Running) -> bool {
     process.stderr().lines().any(|line| line == "ready")
 }
 
+/// An API key.
+#[derive(Debug, Clone)]
+pub struct AdminKey {
+    /// Its id.
+    pub id: String,
+    /// The value of the header `Authorization`.
+    pub authorization: String,
+}
+
 /// A running daemon. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Daemon {
@@ -230,6 +239,24 @@ impl Daemon {
     /// Its process.
     pub fn process(&self) -> &Running {
         &self.process
+    }
+
+    /// Where it listens on TCP.
+    #[track_caller]
+    pub fn tcp(&self) -> String {
+        let said = self.stderr();
+        let address = said.split_once("tcp=Some(").and_then(|(_, rest)| rest.split_once(')'));
+        address.unwrap_or_else(|| panic!("it does not listen on TCP:\n{said}")).0.to_owned()
+    }
+
+    /// A new API key of scope `admin`.
+    #[track_caller]
+    pub fn admin_key(&self) -> AdminKey {
+        let body = r#"{"name": "tests", "scopes": ["admin"], "connections_per_hour": 100000}"#;
+        let made = self.ask(Request::post("/v1/api-keys", &[], body));
+        assert_eq!(made.status, 201, "{made:?}");
+        let text = |field: &str| made.json()[field].as_str().expect("a text").to_owned();
+        AdminKey { id: text("id"), authorization: format!("Bearer {}", text("key")) }
     }
 
     /// Asks at its socket.
