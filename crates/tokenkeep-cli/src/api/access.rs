@@ -95,16 +95,17 @@ pub const RULES: &[Rule] = &[
     rule("GET", "/v1/events/stream", Need::Filtered(Scope::Status)),
     rule("POST", "/v1/connect", MANAGE),
     rule("POST", "/v1/connect/links", MANAGE),
-    rule("POST", "/v1/connect/finish", MANAGE),
-    rule("GET", "/v1/connect/{id}", MANAGE),
+    // The proof, or the id, says of which connection.
+    rule("POST", "/v1/connect/finish", Need::Filtered(Scope::Manage)),
+    rule("GET", "/v1/connect/{id}", Need::Filtered(Scope::Manage)),
     rule("GET", "/v1/admin/master-key", ADMIN),
     rule("POST", "/v1/admin/master-key/rotate", Need::Socket),
     rule("POST", "/v1/admin/backup", Need::Socket),
     // What they reach is covered by the caller's own rights.
-    rule("GET", "/v1/api-keys", Need::Scope(Scope::Admin)),
-    rule("POST", "/v1/api-keys", Need::Scope(Scope::Admin)),
-    rule("GET", "/v1/api-keys/{id}", Need::Scope(Scope::Admin)),
-    rule("DELETE", "/v1/api-keys/{id}", Need::Scope(Scope::Admin)),
+    rule("GET", "/v1/api-keys", Need::Filtered(Scope::Admin)),
+    rule("POST", "/v1/api-keys", Need::Filtered(Scope::Admin)),
+    rule("GET", "/v1/api-keys/{id}", Need::Filtered(Scope::Admin)),
+    rule("DELETE", "/v1/api-keys/{id}", Need::Filtered(Scope::Admin)),
     // A webhook may hear of everything, and its address may be a secret.
     rule("GET", "/v1/webhooks", WEBHOOKS),
     rule("POST", "/v1/webhooks", WEBHOOKS),
@@ -188,6 +189,22 @@ impl Caller {
         whose.map_or_else(|| self.sees_all(), |key| self.sees(key))
     }
 
+    /// Refuses what needs a scope that it lacks.
+    ///
+    /// # Errors
+    /// It lacks it.
+    pub fn check_scope(&self, scope: Scope) -> Result<(), Problem> {
+        if self.rights().is_some_and(|rights| rights.has(scope)) { Ok(()) } else { Err(lacks(scope)) }
+    }
+
+    /// Whether it might still ask: its key has neither ended nor been revoked.
+    #[must_use]
+    pub fn stands(&self, api: &Api) -> bool {
+        let Some(key) = self.key() else { return !matches!(self, Self::Nobody) };
+        let is_live = api.keep.keys().is_some_and(|keys| keys.get(&key.key.id).is_some());
+        is_live && key.key.expires_at.is_none_or(|end| api.wall() < end)
+    }
+
     /// Refuses counts of this namespace, or with `None` of everything, where they hold what its rights do not reach: counts
     /// cannot leave it out.
     ///
@@ -266,6 +283,11 @@ fn unauthenticated(code: &str, detail: &str) -> Problem {
     )
 }
 
+fn lacks(scope: Scope) -> Problem {
+    forbidden(format!("this needs the scope `{}`", scope.as_str()))
+        .next("Use a key that has it; `tokenkeep api-key create --scope` makes one.")
+}
+
 /// How the routes begin that are about one connection.
 const OF_A_CONNECTION: &str = "/v1/connections/{name}";
 
@@ -288,10 +310,27 @@ pub async fn enforce(State(api): State<Api>, path: MatchedPath, mut request: Req
         count(&api, &caller, "request.refused", None);
         return answer(problem);
     }
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
     let action = Action { caller: caller.clone(), method: request.method().clone(), path, target: named };
     request.extensions_mut().insert(caller);
-    let response = next.run(request).await;
-    action.note(&api, now, response).await
+    let work = async move {
+        let response = next.run(request).await;
+        action.note(&api, now, response).await
+    };
+    if changes { whole(work).await } else { work.await }
+}
+
+/// A change is done and noted also where nobody waits for its answer any more.
+async fn whole(work: impl Future<Output = Response> + Send + 'static) -> Response {
+    match tokio::spawn(work).await {
+        Ok(response) => response,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Problem::new(StatusCode::SERVICE_UNAVAILABLE, "shutting_down", "the daemon is stopping")
+                .next("Try again when the daemon has started again.")
+                .into_response(),
+        },
+    }
 }
 
 fn answer(problem: Problem) -> Response {
@@ -462,10 +501,6 @@ fn check(
     let Some(rights) = caller.rights() else {
         return Err(unauthenticated("unauthenticated", "nobody is known to ask"));
     };
-    let lacks = |scope: Scope| {
-        forbidden(format!("this needs the scope `{}`", scope.as_str()))
-            .next("Use a key that has it; `tokenkeep api-key create --scope` makes one.")
-    };
     match need {
         Need::Socket if !matches!(caller, Caller::User(_)) => {
             return Err(Problem::new(
@@ -487,7 +522,7 @@ fn check(
     match named {
         Some(key) if !rights.reach(key) => Err(api.problem(&Error::NotFound(key.clone()))),
         Some(_) => Ok(()),
-        None if matches!(need, Need::Filtered(_)) => Ok(()),
+        None if matches!(need, Need::Filtered(_) | Need::Known) => Ok(()),
         None => check_namespace(rights, request.uri().query()),
     }
 }
@@ -507,6 +542,95 @@ fn check_namespace(rights: &Rights, query: Option<&str>) -> Result<(), Problem> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::keys::KeyBody;
+    use crate::api::oauth::SignIns;
+    use crate::api::stream::Streams;
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware;
+    use axum::routing::post;
+    use std::time::Duration;
+    use tokenkeep::audit::AuditQuery;
+    use tokenkeep::{Config, TokenKeep};
+    use tokio::sync::{Notify, watch};
+    use tower::ServiceExt as _;
+
+    async fn api() -> (Api, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let keep = TokenKeep::open(Config::new(folder.path())).await.unwrap();
+        let (_, stopped) = watch::channel(false);
+        (Api::new(keep, Streams::new(stopped), Arc::default(), SignIns::default()), folder)
+    }
+
+    #[tokio::test]
+    async fn a_change_is_noted_also_when_nobody_waits_for_its_answer() {
+        let (api, _folder) = api().await;
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (tell, wait) = (Arc::clone(&begun), Arc::clone(&go_on));
+        let work = move || async move {
+            tell.notify_one();
+            wait.notified().await;
+            "done"
+        };
+        let router = Router::new()
+            .route("/v1/audit/verify", post(work))
+            .route_layer(middleware::from_fn_with_state(api.clone(), enforce));
+        let mut request = Request::post("/v1/audit/verify").body(Body::empty()).unwrap();
+        request.extensions_mut().insert(Peer::User(7));
+        let asker = tokio::spawn(router.oneshot(request));
+        begun.notified().await;
+        asker.abort();
+        assert!(asker.await.is_err());
+        go_on.notify_one();
+        let noted = async {
+            loop {
+                let found = api.keep.audit().unwrap().read(AuditQuery { after: 0, limit: 10 }).await.unwrap();
+                if let Some(record) = found.first() {
+                    return record.record.clone();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let record = tokio::time::timeout(Duration::from_secs(10), noted).await.expect("it is noted");
+        assert_eq!((&*record.actor, &*record.action, record.outcome), ("uid:7", "POST /v1/audit/verify", 200));
+        api.keep.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_key_of_other_namespaces_asks_what_is_of_none() {
+        let (api, _folder) = api().await;
+        let app = crate::api::whole(api.clone());
+        let ask = async |method: &str, path: &str, key: Option<&str>, body: String| {
+            let mut request = Request::builder().method(method).uri(path).body(Body::from(body)).unwrap();
+            request.extensions_mut().insert(Peer::User(7));
+            if let Some(key) = key {
+                request.headers_mut().insert(header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap());
+            }
+            let response = app.clone().oneshot(request).await.unwrap();
+            let status = response.status().as_u16();
+            let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            (status, serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default())
+        };
+        let wish = KeyBody {
+            name: "team".to_owned(),
+            scopes: vec!["admin".to_owned()],
+            namespaces: vec!["team".to_owned()],
+            names: Vec::new(),
+            connections_per_hour: None,
+            expires_in: None,
+            expires_at: None,
+        };
+        let made = ask("POST", "/v1/api-keys", None, serde_json::to_string(&wish).unwrap()).await.1;
+        let key = made["key"].as_str();
+        for path in
+            ["/v1/session", "/v1/openapi.json", "/v1/providers", "/v1/api-keys", "/v1/connections?namespace=team"]
+        {
+            assert_eq!(ask("GET", path, key, String::new()).await.0, 200, "{path}");
+        }
+        assert_eq!(ask("GET", "/v1/connect/none", key, String::new()).await.0, 404);
+        assert_eq!(ask("GET", "/v1/connections", key, String::new()).await.0, 403, "it is not for `default`");
+        api.keep.shutdown().await;
+    }
 
     #[test]
     fn each_route_has_one_rule() {

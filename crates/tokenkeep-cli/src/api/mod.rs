@@ -13,6 +13,7 @@ pub mod failures;
 pub mod fleet;
 pub mod guard;
 pub mod health;
+pub mod idempotency;
 pub mod import;
 pub mod jira;
 pub mod json;
@@ -40,6 +41,7 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
 use failures::Failures;
 use fleet::Counts;
+use idempotency::Once;
 use json::Times;
 use metrics::Metrics;
 use oauth::SignIns;
@@ -67,6 +69,8 @@ pub struct Api {
     pub sessions: Sessions,
     /// The wrong keys of late.
     pub failures: Failures,
+    /// What is done once.
+    pub once: Once,
     /// What Prometheus scrapes.
     pub metrics: Metrics,
     /// Counts of the fleet that are kept a while.
@@ -79,7 +83,8 @@ impl Api {
     pub fn new(keep: TokenKeep, streams: Streams, config: Arc<Live>, sign_ins: SignIns) -> Self {
         let (sessions, failures, counts) = (Sessions::default(), Failures::default(), Counts::default());
         let metrics = Metrics::of(&keep);
-        Self { keep, streams, config, sign_ins, sessions, failures, metrics, counts }
+        let once = Once::default();
+        Self { keep, streams, config, sign_ins, sessions, failures, once, metrics, counts }
     }
 
     /// The times of this moment.
@@ -108,6 +113,7 @@ impl Api {
 /// The whole API, for whoever [`access`] lets: on the socket, and on TCP behind [`guarded`].
 pub fn whole(api: Api) -> Router {
     Router::from(routes())
+        .route_layer(middleware::from_fn_with_state(api.once.clone(), idempotency::once))
         .route_layer(middleware::from_fn_with_state(api.clone(), access::enforce))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
