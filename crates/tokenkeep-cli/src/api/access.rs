@@ -74,6 +74,9 @@ pub const RULES: &[Rule] = &[
     rule("GET", "/v1/providers/{name}", Need::Known),
     rule("GET", "/v1/fleet/histogram", STATUS),
     rule("GET", "/v1/fleet/calendar", STATUS),
+    // The handler knows what the action needs, and whose the job is.
+    rule("POST", "/v1/bulk", Need::Known),
+    rule("GET", "/v1/bulk/{id}", Need::Known),
     rule("GET", "/v1/connections", STATUS),
     rule("POST", "/v1/connections", MANAGE),
     rule("GET", "/v1/connections/{name}", STATUS),

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod admin;
 pub mod audit;
+pub mod bulk;
 pub mod config;
 pub mod connect;
 pub mod connections;
@@ -39,6 +40,7 @@ use crate::config::live::Live;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
+use bulk::Bulk;
 use failures::Failures;
 use fleet::Counts;
 use idempotency::Once;
@@ -71,6 +73,8 @@ pub struct Api {
     pub failures: Failures,
     /// What is done once.
     pub once: Once,
+    /// What is done to many.
+    pub bulk: Bulk,
     /// What Prometheus scrapes.
     pub metrics: Metrics,
     /// Counts of the fleet that are kept a while.
@@ -83,8 +87,8 @@ impl Api {
     pub fn new(keep: TokenKeep, streams: Streams, config: Arc<Live>, sign_ins: SignIns) -> Self {
         let (sessions, failures, counts) = (Sessions::default(), Failures::default(), Counts::default());
         let metrics = Metrics::of(&keep);
-        let once = Once::default();
-        Self { keep, streams, config, sign_ins, sessions, failures, once, metrics, counts }
+        let (once, bulk) = (Once::default(), Bulk::default());
+        Self { keep, streams, config, sign_ins, sessions, failures, once, bulk, metrics, counts }
     }
 
     /// The times of this moment.
@@ -184,6 +188,8 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(providers::list).layer(tagged()))
         .routes(routes!(fleet::histogram))
         .routes(routes!(fleet::calendar))
+        .routes(routes!(bulk::begin))
+        .routes(routes!(bulk::show))
         .routes(routes!(providers::show).layer(tagged()))
         .routes(routes!(events::list))
         .routes(routes!(stream::get))
