@@ -553,7 +553,7 @@ mod tests {
     use std::cell::{Cell, RefCell};
 
     fn keys(count: usize) -> Vec<ConnectionKey> {
-        (0..count).map(|nth| ConnectionKey::in_default(&format!("c{nth:03}")).unwrap()).collect()
+        (0..count).map(|nth| ConnectionKey::in_default(format!("c{nth:03}")).unwrap()).collect()
     }
 
     fn plan() -> Plan {

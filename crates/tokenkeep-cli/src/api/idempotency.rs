@@ -148,11 +148,11 @@ impl Once {
     }
 
     /// A place for a new request; else what an earlier one with this key comes to.
-    fn begin(&self, id: Id, asked: String) -> Result<Place, Response> {
+    fn begin(&self, id: Id, asked: String) -> Result<Place, Box<Response>> {
         let mut held = self.held();
         held.make_room(&id.actor);
         if let Some(known) = held.entries.get(&id) {
-            return Err(known.met_again(&id.key, &asked));
+            return Err(Box::new(known.met_again(&id.key, &asked)));
         }
         held.numbered += 1;
         let number = held.numbered;
@@ -241,7 +241,7 @@ pub async fn once(
     let asked = Zeroizing::new(format!("{}\n{}\n{}", head.uri, media_type.escape_ascii(), body.escape_ascii()));
     let place = match once.begin(Id { actor: caller.actor(), key }, tokenkeep::fingerprint(&asked)) {
         Ok(place) => place,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     let response = next.run(Request::from_parts(head, Body::from(body))).await;
     keep(place, response).await
