@@ -198,6 +198,15 @@ fn is_ready(process: &Running) -> bool {
     process.stderr().lines().any(|line| line == "ready")
 }
 
+/// An API key.
+#[derive(Debug, Clone)]
+pub struct AdminKey {
+    /// Its id.
+    pub id: String,
+    /// The value of the header `Authorization`.
+    pub authorization: String,
+}
+
 /// A running daemon. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Daemon {
@@ -238,6 +247,16 @@ impl Daemon {
     /// Its process.
     pub fn process(&self) -> &Running {
         &self.process
+    }
+
+    /// A new API key of scope `admin`.
+    #[track_caller]
+    pub fn admin_key(&self) -> AdminKey {
+        let body = r#"{"name": "tests", "scopes": ["admin"], "connections_per_hour": 100000}"#;
+        let made = self.ask(Request::post("/v1/api-keys", &[], body));
+        assert_eq!(made.status, 201, "{made:?}");
+        let text = |field: &str| made.json()[field].as_str().expect("a text").to_owned();
+        AdminKey { id: text("id"), authorization: format!("Bearer {}", text("key")) }
     }
 
     /// Asks at its socket.

@@ -3,7 +3,6 @@
 //! Helpers panic with a sentence where something that a test relies on is missing: that is how a test fails.
 
 pub mod bench;
-pub mod bridge;
 pub mod browser;
 pub mod callers;
 pub mod daemon;

@@ -38,6 +38,9 @@ enum Need {
     New(&'static str),
     /// A scope, and rights that reach what the id of the path stands for.
     ById(&'static str),
+    /// Whoever began what the id of the path stands for, here the socket; and the scope `admin` with rights that reach
+    /// everything.
+    Begun,
     /// A scope, and rights that reach everything.
     Whole(&'static str),
     /// The socket.
@@ -108,6 +111,8 @@ const TABLE: &[(&str, &str, Need, &str)] = &[
     ("GET", "/v1/providers/{name}", Need::Known, ""),
     ("GET", "/v1/fleet/histogram", Need::Counted("status"), ""),
     ("GET", "/v1/fleet/calendar", Need::Counted("status"), ""),
+    ("POST", "/v1/bulk", Need::Filtered("refresh"), r#"{"action": "refresh", "names": ["mine"]}"#),
+    ("GET", "/v1/bulk/{id}", Need::Begun, ""),
     ("GET", "/v1/webhooks", Need::Whole("manage"), ""),
     ("POST", "/v1/webhooks", Need::Whole("manage"), r#"{"url": "https://hooks.example.com/", "enabled": false}"#),
     ("GET", "/v1/webhooks/{id}", Need::Whole("manage"), ""),
@@ -143,6 +148,13 @@ impl Class {
             (_, By::Nothing) => Self::Unknown,
             (Need::Known, _) => Self::Let,
             (Need::Socket, _) => Self::Refused,
+            (Need::Begun, _) => {
+                if caller.has("admin") && all {
+                    Self::Let
+                } else {
+                    Self::Hidden
+                }
+            }
             (Need::Whole(scope), _) if lacks(scope) || !all => Self::Refused,
             (
                 Need::Of(scope)
@@ -198,6 +210,7 @@ struct Things {
     sign_in: String,
     keys: Vec<String>,
     webhooks: Vec<String>,
+    job: String,
 }
 
 impl Things {
@@ -209,7 +222,16 @@ impl Things {
             let body = r#"{"url": "https://hooks.example.com/", "enabled": false}"#;
             text(&door.own("POST", "/v1/webhooks", body).json()["id"])
         };
+        let bulk = |confirm: &Value| {
+            let mut body = json!({"action": "resume", "names": ["nope"]});
+            if !confirm.is_null() {
+                body["confirm"] = confirm.clone();
+            }
+            door.own("POST", "/v1/bulk", &body.to_string()).json()
+        };
+        let job = bulk(&bulk(&Value::Null)["confirm"]);
         Self {
+            job: text(&job["id"]),
             sign_in: text(&begun.json()["id"]),
             keys: (0..4).map(|_| text(&key()["id"])).collect(),
             webhooks: (0..8).map(|_| webhook()).collect(),
@@ -221,6 +243,7 @@ impl Things {
         let id = match path {
             path if path.contains("api-keys") => &self.keys[nth],
             path if path.contains("webhooks") => &self.webhooks[nth],
+            path if path.contains("bulk") => &self.job,
             _ => &self.sign_in,
         };
         let name = if path.contains("/v1/providers") { "atlassian" } else { name };
@@ -233,6 +256,7 @@ impl Things {
         let (real, unreal) = match path {
             path if path.contains("{name}") => ("mine".to_owned(), "nope".to_owned()),
             path if path.contains("api-keys") => (self.keys[0].clone(), reversed(&self.keys[0])),
+            path if path.contains("bulk") => (self.job.clone(), reversed(&self.job)),
             _ => (self.sign_in.clone(), reversed(&self.sign_in)),
         };
         let placeholder = if path.contains("{name}") { "{name}" } else { "{id}" };

@@ -80,12 +80,16 @@ fn what_is_exported_is_imported_equal_elsewhere() {
     let exported = place.run(&["export", "jira", "--yes"]).expect_code(0);
     assert_eq!(exported.json(), place.token, "what came in goes out");
     assert!(!exported.stderr.contains(place.access_token()));
-    let daemon = place.daemon.as_ref().expect("it runs").stderr();
-    assert!(daemon.contains("the whole token set was exported"), "{daemon}");
-    assert!(!daemon.contains(place.access_token()));
-    let tcp = daemon.split_once("tcp=Some(").and_then(|(_, rest)| rest.split_once(')')).expect("it listens on TCP").0;
-    let by_tcp = Request::post("/v1/connections/jira/export", &[], "").at_address(tcp).expect("it answers");
-    assert_eq!(by_tcp.status, 401, "only the socket exports: {by_tcp:?}");
+    let daemon = place.daemon.as_ref().expect("it runs");
+    let said = daemon.stderr();
+    assert!(said.contains("the whole token set was exported"), "{said}");
+    assert!(!said.contains(place.access_token()));
+    let export = Request::post("/v1/connections/jira/export", &[], "");
+    assert_eq!(export.at_address(&daemon.tcp()).expect("it answers").status, 401, "nobody is known to ask");
+    let key = daemon.admin_key().authorization;
+    let by_key = Request { headers: &[("authorization", &key)], ..export }.at_address(&daemon.tcp());
+    let refused = by_key.expect("it answers");
+    assert_eq!((refused.status, &refused.json()["code"]), (403, &Value::from("socket_only")), "{refused:?}");
 
     let elsewhere = Installation::new(&place.mock.section("mock", "strict"));
     let _daemon = elsewhere.start();

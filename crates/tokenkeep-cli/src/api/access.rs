@@ -74,6 +74,9 @@ pub const RULES: &[Rule] = &[
     rule("GET", "/v1/providers/{name}", Need::Known),
     rule("GET", "/v1/fleet/histogram", STATUS),
     rule("GET", "/v1/fleet/calendar", STATUS),
+    // The handler knows what the action needs, and whose the job is.
+    rule("POST", "/v1/bulk", Need::Known),
+    rule("GET", "/v1/bulk/{id}", Need::Known),
     rule("GET", "/v1/connections", STATUS),
     rule("POST", "/v1/connections", MANAGE),
     rule("GET", "/v1/connections/{name}", STATUS),
@@ -189,6 +192,14 @@ impl Caller {
         whose.map_or_else(|| self.sees_all(), |key| self.sees(key))
     }
 
+    /// Refuses what needs a scope that it lacks.
+    ///
+    /// # Errors
+    /// It lacks it.
+    pub fn check_scope(&self, scope: Scope) -> Result<(), Problem> {
+        if self.rights().is_some_and(|rights| rights.has(scope)) { Ok(()) } else { Err(lacks(scope)) }
+    }
+
     /// Refuses counts of this namespace, or with `None` of everything, where they hold what its rights do not reach: counts
     /// cannot leave it out.
     ///
@@ -285,6 +296,11 @@ fn unauthenticated(code: &str, detail: &str) -> Problem {
         "Send `Authorization: Bearer tk_...`; `tokenkeep api-key create` makes a key on the daemon's machine, where the \
          socket in the state folder needs none.",
     )
+}
+
+fn lacks(scope: Scope) -> Problem {
+    forbidden(format!("this needs the scope `{}`", scope.as_str()))
+        .next("Use a key that has it; `tokenkeep api-key create --scope` makes one.")
 }
 
 /// How the routes begin that are about one connection.
@@ -553,10 +569,6 @@ fn check(
     let Some(rights) = caller.rights() else {
         return Err(unauthenticated("unauthenticated", "nobody is known to ask"));
     };
-    let lacks = |scope: Scope| {
-        forbidden(format!("this needs the scope `{}`", scope.as_str()))
-            .next("Use a key that has it; `tokenkeep api-key create --scope` makes one.")
-    };
     match need {
         Need::Socket if !matches!(caller, Caller::User(_)) => {
             return Err(Problem::new(
@@ -598,6 +610,95 @@ fn check_namespace(rights: &Rights, query: Option<&str>) -> Result<(), Problem> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::keys::KeyBody;
+    use crate::api::oauth::SignIns;
+    use crate::api::stream::Streams;
+    use axum::Router;
+    use axum::body::Body;
+    use axum::middleware;
+    use axum::routing::post;
+    use std::time::Duration;
+    use tokenkeep::audit::AuditQuery;
+    use tokenkeep::{Config, TokenKeep};
+    use tokio::sync::{Notify, watch};
+    use tower::ServiceExt as _;
+
+    async fn api() -> (Api, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let keep = TokenKeep::open(Config::new(folder.path())).await.unwrap();
+        let (_, stopped) = watch::channel(false);
+        (Api::new(keep, Streams::new(stopped), Arc::default(), SignIns::default()), folder)
+    }
+
+    #[tokio::test]
+    async fn a_change_is_noted_also_when_nobody_waits_for_its_answer() {
+        let (api, _folder) = api().await;
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (tell, wait) = (Arc::clone(&begun), Arc::clone(&go_on));
+        let work = move || async move {
+            tell.notify_one();
+            wait.notified().await;
+            "done"
+        };
+        let router = Router::new()
+            .route("/v1/audit/verify", post(work))
+            .route_layer(middleware::from_fn_with_state(api.clone(), enforce));
+        let mut request = Request::post("/v1/audit/verify").body(Body::empty()).unwrap();
+        request.extensions_mut().insert(Peer::User(7));
+        let asker = tokio::spawn(router.oneshot(request));
+        begun.notified().await;
+        asker.abort();
+        assert!(asker.await.is_err());
+        go_on.notify_one();
+        let noted = async {
+            loop {
+                let found = api.keep.audit().unwrap().read(AuditQuery { after: 0, limit: 10 }).await.unwrap();
+                if let Some(record) = found.first() {
+                    return record.record.clone();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let record = tokio::time::timeout(Duration::from_secs(10), noted).await.expect("it is noted");
+        assert_eq!((&*record.actor, &*record.action, record.outcome), ("uid:7", "POST /v1/audit/verify", 200));
+        api.keep.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_key_of_other_namespaces_asks_what_is_of_none() {
+        let (api, _folder) = api().await;
+        let app = crate::api::whole(api.clone());
+        let ask = async |method: &str, path: &str, key: Option<&str>, body: String| {
+            let mut request = Request::builder().method(method).uri(path).body(Body::from(body)).unwrap();
+            request.extensions_mut().insert(Peer::User(7));
+            if let Some(key) = key {
+                request.headers_mut().insert(header::AUTHORIZATION, format!("Bearer {key}").parse().unwrap());
+            }
+            let response = app.clone().oneshot(request).await.unwrap();
+            let status = response.status().as_u16();
+            let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+            (status, serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default())
+        };
+        let wish = KeyBody {
+            name: "team".to_owned(),
+            scopes: vec!["admin".to_owned()],
+            namespaces: vec!["team".to_owned()],
+            names: Vec::new(),
+            connections_per_hour: None,
+            expires_in: None,
+            expires_at: None,
+        };
+        let made = ask("POST", "/v1/api-keys", None, serde_json::to_string(&wish).unwrap()).await.1;
+        let key = made["key"].as_str();
+        for path in
+            ["/v1/session", "/v1/openapi.json", "/v1/providers", "/v1/api-keys", "/v1/connections?namespace=team"]
+        {
+            assert_eq!(ask("GET", path, key, String::new()).await.0, 200, "{path}");
+        }
+        assert_eq!(ask("GET", "/v1/connect/none", key, String::new()).await.0, 404);
+        assert_eq!(ask("GET", "/v1/connections", key, String::new()).await.0, 403, "it is not for `default`");
+        api.keep.shutdown().await;
+    }
 
     #[test]
     fn each_route_has_one_rule() {

@@ -1,8 +1,9 @@
 //! `/v1/audit`: who did what, and whether the trail of it is whole.
 
 use super::Api;
+use super::events::event_number;
 use super::json::{Page, wall_text};
-use super::openapi::Paged;
+use super::openapi::PagedByNumber;
 use super::params::Params;
 use super::problem::Problem;
 use axum::Json;
@@ -94,14 +95,14 @@ fn trail(api: &Api) -> Result<&Audit, Problem> {
 
 /// A page of records, oldest first.
 #[utoipa::path(get, path = "/v1/audit", operation_id = "list_audit", tag = "admin",
-    params(Paged, ("after" = Option<u64>, Query, description = "Behind the record of this number.")),
+    params(PagedByNumber, ("after" = Option<u64>, Query, description = "Behind the record of this number.")),
     security(("api_key" = ["admin"])), responses((status = 200, description = "The page.", body = Page<RecordJson>)))]
 pub async fn list(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<Page<RecordJson>>, Problem> {
     let mut params = Params::new(query.as_deref());
     let limit = params.limit()?;
     let number = "the number of a record";
-    let after = params.parsed("after", number, |text| text.parse().ok())?;
-    let cursor = params.parsed("cursor", number, |text| text.parse().ok())?;
+    let after = params.parsed("after", number, event_number)?;
+    let cursor = params.parsed("cursor", number, event_number)?;
     params.finish()?;
     let query = AuditQuery { after: cursor.or(after).unwrap_or(0), limit };
     let found = trail(&api)?.read(query).await.map_err(|error| api.problem(&error))?;

@@ -10,7 +10,7 @@ use super::problem::Problem;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -175,7 +175,9 @@ pub async fn begin(
         }
         Flow::Code => in_browser(&api, connect, redirect_uri)?,
     };
-    Ok((StatusCode::CREATED, about, Json(begun)).into_response())
+    // The link, the code and the proof are each a secret.
+    let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    Ok((StatusCode::CREATED, about, no_store, Json(begun)).into_response())
 }
 
 async fn as_client(api: &Api, connect: Connect, flow: Flow) -> Result<Response, Problem> {

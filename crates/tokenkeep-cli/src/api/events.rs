@@ -13,7 +13,7 @@ use tokenkeep::store::EventQuery;
 /// What a number of an event is, for messages.
 pub const EVENT_NUMBER: &str = "an event's number";
 
-/// Reads the number of an event; the store counts them in 64 bits with a sign.
+/// Reads the number of an event, or of a record; the store counts them in 64 bits with a sign.
 #[must_use]
 pub fn event_number(text: &str) -> Option<u64> {
     text.parse().ok().filter(|&number| i64::try_from(number).is_ok())

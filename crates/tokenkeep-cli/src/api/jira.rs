@@ -82,7 +82,18 @@ pub struct IssueJson {
 /// The projects of a site.
 #[utoipa::path(get, path = "/v1/connections/{name}/jira/projects", operation_id = "jira_projects", tag = "proxy",
     params(Named, Paged, ("site" = Option<String>, Query, description = "A site's cloud id, name or host; needed where there are several.")),
-    security(("api_key" = ["token"])), responses((status = 200, description = "The page.", body = JiraPageJson<ProjectJson>)))]
+    security(("api_key" = ["token"])), responses(
+        (status = 200, description = "The page.", body = JiraPageJson<ProjectJson>),
+        (status = 403, description = "`target_forbidden`: the configuration does not name Jira's host."),
+        (status = 404, description = "`not_found`: there is no such connection."),
+        (status = 409, description = "`not_atlassian`, `no_jira_site`, `jira_site_needed`, `jira_refused`, `no_api_hosts`, `needs_reauth`: \
+            Jira cannot be asked with this connection as it is, or does not answer such a question."),
+        (status = 502, description = "`jira_failed`, `bad_gateway`, `dns_failed`, `connect_failed`, `tls_failed`, `tls_name`, \
+            `connection_dead`, `connection_lost`, `answer_truncated`, `answer_too_large`: Jira could not be asked, or its answer was none."),
+        (status = 503, description = "`rate_limited`, `busy`: Jira or the daemon has too much to do. `expired`, `refreshing`, \
+            `retrying`, `in_doubt`, `held`, `paused`, `fresh`: nothing valid is in hand now."),
+        (status = 504, description = "`timeout`: Jira did not answer in time."),
+    ))]
 pub async fn projects(State(api): State<Api>, mut named: Named) -> Result<Json<JiraPageJson<ProjectJson>>, Problem> {
     let ask = page_ask(&mut named)?;
     let key = named.only()?;
@@ -98,7 +109,18 @@ pub async fn projects(State(api): State<Api>, mut named: Named) -> Result<Json<J
         ("project" = Option<String>, Query, description = "A project's key; or `jql`."),
         ("jql" = Option<String>, Query, description = "A query in JQL; or `project`."),
     ),
-    security(("api_key" = ["token"])), responses((status = 200, description = "The page.", body = JiraPageJson<IssueJson>)))]
+    security(("api_key" = ["token"])), responses(
+        (status = 200, description = "The page.", body = JiraPageJson<IssueJson>),
+        (status = 403, description = "`target_forbidden`: the configuration does not name Jira's host."),
+        (status = 404, description = "`not_found`: there is no such connection."),
+        (status = 409, description = "`not_atlassian`, `no_jira_site`, `jira_site_needed`, `jira_refused`, `no_api_hosts`, `needs_reauth`: \
+            Jira cannot be asked with this connection as it is, or does not answer such a question."),
+        (status = 502, description = "`jira_failed`, `bad_gateway`, `dns_failed`, `connect_failed`, `tls_failed`, `tls_name`, \
+            `connection_dead`, `connection_lost`, `answer_truncated`, `answer_too_large`: Jira could not be asked, or its answer was none."),
+        (status = 503, description = "`rate_limited`, `busy`: Jira or the daemon has too much to do. `expired`, `refreshing`, \
+            `retrying`, `in_doubt`, `held`, `paused`, `fresh`: nothing valid is in hand now."),
+        (status = 504, description = "`timeout`: Jira did not answer in time."),
+    ))]
 pub async fn issues(State(api): State<Api>, mut named: Named) -> Result<Json<JiraPageJson<IssueJson>>, Problem> {
     let ask = page_ask(&mut named)?;
     let project = named.params.parsed("project", "the key of a project, such as TK", jira::jql_of_project)?;

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use tokenkeep::access::{ApiKey, CONNECTIONS_PER_HOUR, Keys, LiveKey, NewKey, PATTERNS_MAX, Pattern, Rights, Scope};
 use tokenkeep_core::Timestamp;
-use tokenkeep_core::model::printable;
+use tokenkeep_core::model::{NAME_LENGTH_MAX, printable};
 use utoipa::ToSchema;
 
 /// The longest name of a key, in characters.
@@ -104,7 +104,9 @@ pub async fn list(
     RawQuery(query): RawQuery,
 ) -> Result<Json<Page<KeyInfo>>, Problem> {
     let mut params = Params::new(query.as_deref());
-    let (limit, after) = (params.limit()?, params.take("cursor")?);
+    let limit = params.limit()?;
+    let is_id = |text: &str| text.len() <= NAME_LENGTH_MAX;
+    let after = params.parsed("cursor", "the `next_cursor` of the page before", |t| is_id(t).then(|| t.to_owned()))?;
     params.finish()?;
     let all = keys(&api)?.all();
     let visible = all.iter().filter(|live| is_visible(&caller, &live.key));

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod admin;
 pub mod audit;
+pub mod bulk;
 pub mod config;
 pub mod connect;
 pub mod connections;
@@ -13,6 +14,7 @@ pub mod failures;
 pub mod fleet;
 pub mod guard;
 pub mod health;
+pub mod idempotency;
 pub mod import;
 pub mod jira;
 pub mod json;
@@ -38,8 +40,10 @@ use crate::config::live::Live;
 use axum::Router;
 use axum::http::{Method, StatusCode, Uri};
 use axum::middleware;
+use bulk::Bulk;
 use failures::Failures;
 use fleet::Counts;
+use idempotency::Once;
 use json::Times;
 use metrics::Metrics;
 use oauth::SignIns;
@@ -67,6 +71,10 @@ pub struct Api {
     pub sessions: Sessions,
     /// The wrong keys of late.
     pub failures: Failures,
+    /// What is done once.
+    pub once: Once,
+    /// What is done to many.
+    pub bulk: Bulk,
     /// What Prometheus scrapes.
     pub metrics: Metrics,
     /// Counts of the fleet that are kept a while.
@@ -79,7 +87,8 @@ impl Api {
     pub fn new(keep: TokenKeep, streams: Streams, config: Arc<Live>, sign_ins: SignIns) -> Self {
         let (sessions, failures, counts) = (Sessions::default(), Failures::default(), Counts::default());
         let metrics = Metrics::of(&keep);
-        Self { keep, streams, config, sign_ins, sessions, failures, metrics, counts }
+        let (once, bulk) = (Once::default(), Bulk::default());
+        Self { keep, streams, config, sign_ins, sessions, failures, once, bulk, metrics, counts }
     }
 
     /// The times of this moment.
@@ -108,6 +117,7 @@ impl Api {
 /// The whole API, for whoever [`access`] lets: on the socket, and on TCP behind [`guarded`].
 pub fn whole(api: Api) -> Router {
     Router::from(routes())
+        .route_layer(middleware::from_fn_with_state(api.once.clone(), idempotency::once))
         .route_layer(middleware::from_fn_with_state(api.clone(), access::enforce))
         .fallback(no_such_route)
         .method_not_allowed_fallback(no_such_method)
@@ -180,6 +190,8 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(providers::list).layer(tagged()))
         .routes(routes!(fleet::histogram))
         .routes(routes!(fleet::calendar))
+        .routes(routes!(bulk::begin))
+        .routes(routes!(bulk::show))
         .routes(routes!(providers::show).layer(tagged()))
         .routes(routes!(events::list))
         .routes(routes!(stream::get))

@@ -4,9 +4,10 @@
 //! everywhere is added by [`complete`]: the form of problems, what any route of `/v1` can answer, the session as the other way
 //! to show who asks. In the description of a problem, the words in backticks are the `code`s that it can have.
 
+use super::idempotency::{self, KEY_BYTES_MAX};
 use super::params::Named;
 use super::problem::{self, Problem};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::response::{IntoResponse, Response as Answer};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -68,6 +69,18 @@ const EVERYWHERE: [(u16, &str, &str); 6] = [
 /// What a route that takes a body can answer.
 const WITH_BODY: (u16, &str, &str) = (408, "TooSlow", "`too_slow`: on TCP, the body did not come in time.");
 
+/// What a POST can answer that has an `Idempotency-Key`.
+const ONCE: [(u16, &str, &str); 3] = [
+    (
+        409,
+        "Once",
+        "`idempotency_key_in_flight`, `idempotency_answer_not_kept`: the same request with the same `Idempotency-Key` is not \
+         answered yet, or its answer is not kept, because it has a secret or is long.",
+    ),
+    (413, "TooLarge", "`too_large`: the body is too long, for one with an `Idempotency-Key` at least."),
+    (422, "KeyReused", "`idempotency_key_reused`: the `Idempotency-Key` was given to another request."),
+];
+
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -101,7 +114,7 @@ pub fn frame() -> Document {
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(API_KEY, SecurityScheme::Http(bearer));
     components.add_security_scheme(SESSION, SecurityScheme::ApiKey(ApiKey::Cookie(cookie)));
-    for (status, name, text) in EVERYWHERE.into_iter().chain([WITH_BODY]) {
+    for (status, name, text) in EVERYWHERE.into_iter().chain(ONCE).chain([WITH_BODY]) {
         let mut answer = Response::new(text);
         as_problem(&mut answer, status);
         components.responses.insert(name.to_owned(), answer.into());
@@ -118,9 +131,16 @@ pub fn complete(mut document: Document) -> Document {
     for (path, item) in &mut document.paths.paths {
         name_apart(item);
         for operation in operations(item) {
-            if path.starts_with("/v1/") {
+            // What a provider answers has any form.
+            let is_passed_on = operation.responses.responses.contains_key("default");
+            if path.starts_with("/v1/") && !is_passed_on {
                 everywhere(operation);
             }
+        }
+        if let Some(post) = item.post.as_mut().filter(|_| idempotency::takes(&Method::POST, path)) {
+            once(post);
+        }
+        for operation in operations(item) {
             for (status, answer) in &mut operation.responses.responses {
                 if let RefOr::T(answer) = answer
                     && let Ok(status @ 400..) = status.parse()
@@ -158,7 +178,25 @@ fn everywhere(operation: &mut Operation) {
         let (status, name, _) = WITH_BODY;
         operation.responses.responses.insert(status.to_string(), Ref::from_response_name(name).into());
     }
-    for (status, name, text) in EVERYWHERE {
+    also(operation, &EVERYWHERE);
+}
+
+/// An `Idempotency-Key` may come with it.
+fn once(operation: &mut Operation) {
+    also(operation, &ONCE);
+    let key = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .pattern(Some("^[!-~]+$"))
+        .min_length(Some(1))
+        .max_length(Some(KEY_BYTES_MAX));
+    let text = "The same key with the same request, within a day: it is done once, and answered again as it was.";
+    let parameter = parameter(idempotency::HEADER, ParameterIn::Header, text, key.into());
+    operation.parameters.get_or_insert_default().push(parameter.into());
+}
+
+/// Adds answers, or what they can be besides what the operation says itself.
+fn also(operation: &mut Operation, answers: &[(u16, &str, &str)]) {
+    for &(status, name, text) in answers {
         match operation.responses.responses.entry(status.to_string()) {
             Entry::Vacant(place) => {
                 place.insert(Ref::from_response_name(name).into());

@@ -158,7 +158,28 @@ fn problems_have_their_form_and_their_codes() {
     }
     let codes = &value["paths"]["/v1/connections/{name}/refresh"]["post"]["responses"]["409"];
     let codes = &codes["content"][problem::CONTENT_TYPE]["schema"]["allOf"][1]["properties"]["code"]["enum"];
-    assert_eq!(*codes, json!(["needs_reauth", "held", "paused", "in_doubt"]));
+    let of_keys = ["idempotency_key_in_flight", "idempotency_answer_not_kept"];
+    assert_eq!(*codes, json!(["needs_reauth", "held", "paused", "in_doubt", of_keys[0], of_keys[1]]));
+}
+
+#[test]
+fn every_post_of_ours_takes_an_idempotency_key() {
+    let value = value();
+    for (path, item) in value["paths"].as_object().unwrap() {
+        let Some(post) = item.get("post") else { continue };
+        let takes = post["parameters"].as_array().is_some_and(|all| all.iter().any(|p| p["name"] == "Idempotency-Key"));
+        assert_eq!(takes, post["responses"]["422"].is_object(), "{path}");
+        assert_eq!(takes, path != "/v1/session" && !path.contains("/proxy/"), "{path}");
+    }
+}
+
+#[test]
+fn what_a_provider_answers_has_any_form() {
+    let value = value();
+    for method in ["get", "post", "delete"] {
+        let responses = &value["paths"]["/v1/connections/{name}/proxy/{path}"][method]["responses"];
+        assert_eq!(responses.as_object().unwrap().keys().collect::<Vec<_>>(), ["default"], "{method}");
+    }
 }
 
 #[test]
