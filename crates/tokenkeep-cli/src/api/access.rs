@@ -255,11 +255,8 @@ pub async fn enforce(State(api): State<Api>, path: MatchedPath, mut request: Req
             return answer(*problem);
         }
     };
-    let named = match target(&mut request).await {
-        Ok(named) => named,
-        // The handler says what is wrong with the name.
-        Err(_) => None,
-    };
+    // The handler says what is wrong with the name.
+    let named = target(&mut request).await.unwrap_or_default();
     if let Err(problem) = check(&api, &caller, path.as_str(), &request, named.as_ref()) {
         count(&api, &caller, "request.refused", None);
         return answer(problem);
@@ -387,7 +384,6 @@ pub struct About(pub String);
 
 impl About {
     /// This connection.
-    #[must_use]
     pub fn connection(key: &ConnectionKey) -> axum::Extension<Self> {
         axum::Extension(Self(key.to_string()))
     }
@@ -415,7 +411,7 @@ fn identify(api: &Api, request: &Request, now: Timestamp) -> Result<Caller, Box<
     }
     match peer {
         Some(Peer::User(uid)) => Ok(Caller::User(uid)),
-        _ => match api.sessions.of(request.headers(), &api.keep, now) {
+        _ => match api.sessions.of(request.headers(), &api.sign_ins, &api.keep, now) {
             Some(session) => {
                 guard::same_origin(request.method(), request.headers(), &api.sign_ins).map_err(Box::new)?;
                 Ok(Caller::Session(session))

@@ -216,7 +216,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = self.retry_after.filter(|_| self.status == StatusCode::SERVICE_UNAVAILABLE.as_u16()) {
+        if let Some(seconds) = self.retry_after.filter(|_| matches!(self.status, 429 | 503)) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_rounded_up_and_only_with_503() {
+    fn retry_after_is_rounded_up_and_only_with_429_and_503() {
         let response = no_token(Status::Expired).into_response();
         assert_eq!(response.headers()[header::RETRY_AFTER], "2");
         assert_eq!(response.headers()[header::CONTENT_TYPE], CONTENT_TYPE);

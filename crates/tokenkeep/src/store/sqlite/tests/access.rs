@@ -10,7 +10,7 @@ fn record(nth: u64) -> NewRecord {
         at: at(i64::try_from(nth).unwrap()),
         actor: format!("key:{}", nth % 7),
         action: "POST /v1/connections/{name}/pause".to_owned(),
-        target: (nth % 3 == 0).then(|| format!("c{nth}")),
+        target: nth.is_multiple_of(3).then(|| format!("c{nth}")),
         outcome: 200,
     }
 }
