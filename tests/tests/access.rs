@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokenkeep_mock::Rotation;
-use tokenkeep_tests::callers::{By, Caller, Door, Reach, header, text};
+use tokenkeep_tests::callers::{By, Caller, Door, Reach, cookie_of, header, text};
 use tokenkeep_tests::daemon::{Daemon, Installation};
 use tokenkeep_tests::http::{Answer, Request};
 use tokenkeep_tests::mock::Mock;
@@ -581,4 +581,422 @@ fn what_is_imported_line_by_line_is_refused_line_by_line() {
     assert_eq!(like(1, "mine"), like(2, "nope"), "it tells whether the name is taken");
     assert_eq!(door.see("/v1/connections/mine"), before);
     assert_eq!(names(&door.see("/v1/connections")), ["mine", "other-1", "other-7", "other-8"]);
+}
+
+/// The key and the cookie that a request has: neither, the cookie, the key, both.
+const PROOFS: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
+
+/// `Origin` and `Sec-Fetch-Site` at our host, and what is answered to GET and to POST for each of [`PROOFS`]: `2` is 200, `1`
+/// is 401, `3` is 403. `OWN` is this origin, `PORT` another one of this machine.
+const DOOR: &[(&str, &str, &str)] = &[
+    ("", "", "1222 1322"),
+    ("", "same-origin", "1222 1222"),
+    ("", "none", "1222 1322"),
+    ("", "same-site", "3333 3333"),
+    ("", "cross-site", "3333 3333"),
+    ("", "SAME-ORIGIN", "3333 3333"),
+    ("OWN", "", "1222 1222"),
+    ("OWN", "same-origin", "1222 1222"),
+    ("OWN", "none", "1222 1222"),
+    ("OWN", "same-site", "3333 3333"),
+    ("OWN", "cross-site", "3333 3333"),
+    ("PORT", "", "1222 1322"),
+    ("PORT", "same-origin", "1222 1222"),
+    ("PORT", "none", "1222 1322"),
+    ("PORT", "same-site", "3333 3333"),
+    ("PORT", "cross-site", "3333 3333"),
+    ("null", "", "3333 3333"),
+    ("null", "same-origin", "3333 3333"),
+    ("null", "none", "3333 3333"),
+    ("null", "cross-site", "3333 3333"),
+    ("https://evil.example", "", "3333 3333"),
+    ("https://evil.example", "same-origin", "3333 3333"),
+    ("https://evil.example", "none", "3333 3333"),
+    ("https://evil.example", "cross-site", "3333 3333"),
+];
+
+/// Whoever holds a key and a cookie.
+struct Visitor {
+    door: Door,
+    key: String,
+    cookie: String,
+}
+
+impl Visitor {
+    fn of(door: Door) -> Self {
+        let key = door.key_of("admin", Reach::All);
+        let (By::Key(text), By::Cookie(cookie)) = (key.by.clone(), door.session_of(&key).by) else {
+            panic!("a key and a session")
+        };
+        Self { door, key: format!("Bearer {text}"), cookie }
+    }
+
+    /// The status of what is answered to a request of these headers.
+    #[track_caller]
+    fn try_door(&self, method: &str, path: &str, (key, cookie): (bool, bool), headers: &[(&str, &str)]) -> Answer {
+        let mut all: Vec<(&str, &str)> = headers.iter().copied().filter(|(_, value)| !value.is_empty()).collect();
+        if key {
+            all.push(("authorization", &self.key));
+        }
+        if cookie {
+            all.push(("cookie", &self.cookie));
+        }
+        let request = Request { method, path, headers: &all, body: "" };
+        request.as_it_is(self.door.address()).unwrap_or_else(|error| panic!("{request:?}: {error}"))
+    }
+}
+
+const READ: (&str, &str) = ("GET", "/v1/connections/mine");
+const CHANGE: (&str, &str) = ("POST", "/v1/connections/mine/resume");
+
+#[test]
+fn requests_of_other_hosts_and_pages_are_turned_away() {
+    let (_mock, _installation, _daemon, door) = house();
+    let visitor = Visitor::of(door);
+    let host = visitor.door.address().to_owned();
+    let own = format!("http://{host}");
+    let mut tried = 0;
+    for (ours, host) in [(true, host.as_str()), (false, "rebound.example"), (false, "127.0.0.1.nip.example:7878")] {
+        for &(origin, site, expected) in DOOR {
+            let origin = origin.replace("OWN", &own).replace("PORT", "http://localhost:3000");
+            let answers = [READ, CHANGE].map(|(method, path)| {
+                PROOFS.map(|proof| {
+                    tried += 1;
+                    let headers = [("host", host), ("origin", &origin), ("sec-fetch-site", site)];
+                    visitor.try_door(method, path, proof, &headers).status
+                })
+            });
+            let code = |status: u16| match status {
+                200 => '2',
+                401 => '1',
+                403 => '3',
+                _ => '?',
+            };
+            let [read, change] = answers.map(|statuses| statuses.map(code).iter().collect::<String>());
+            let expected = if ours { expected } else { "3333 3333" };
+            assert_eq!(format!("{read} {change}"), expected, "Host: {host}, Origin: {origin}, Sec-Fetch-Site: {site}");
+        }
+    }
+    assert!(tried >= 64, "{tried}");
+}
+
+#[test]
+fn no_header_but_these_opens_the_door() {
+    let (_mock, installation, _daemon, door) = house();
+    let visitor = Visitor::of(door);
+    let own = visitor.door.address().to_owned();
+    let both = (true, true);
+    let status = |path: &str, headers: &[(&str, &str)]| visitor.try_door("GET", path, both, headers).status;
+
+    // Another host than ours, whatever else says that it is.
+    for forwarded in
+        ["x-forwarded-host", "x-host", "x-original-host", "x-forwarded-server", "x-rewrite-url", "x-original-url"]
+    {
+        assert_eq!(status(READ.1, &[("host", "evil.example"), (forwarded, &own)]), 403, "{forwarded}");
+    }
+    let forwarded = "for=127.0.0.1;host=localhost;proto=https";
+    assert_eq!(status(READ.1, &[("host", "evil.example"), ("forwarded", forwarded)]), 403);
+    for wrong in [
+        &[][..],
+        &[("host", own.as_str()), ("host", "evil.example")],
+        &[("host", "evil.example"), ("host", own.as_str())],
+        &[("host", own.as_str()), ("host", own.as_str())],
+        &[("host", "user@localhost")],
+        &[("host", "localhost,evil.example")],
+        &[("host", "0.0.0.0")],
+        &[("host", "2130706433")],
+        &[("host", "0x7f.1")],
+        &[("host", "[::ffff:10.0.0.1]")],
+    ] {
+        let status = status(READ.1, wrong);
+        assert!(matches!(status, 400 | 403), "{wrong:?}: {status}");
+    }
+    // A request target with a host in it stands above the header (RFC 9112 section 3.2.2).
+    assert_eq!(status(&format!("http://evil.example{}", READ.1), &[("host", &own)]), 403);
+    assert_eq!(status(&format!("http://{own}{}", READ.1), &[("host", "evil.example")]), 403);
+    assert_eq!(status(&format!("http://{own}{}", READ.1), &[("host", &own)]), 200);
+
+    // Where a request says that it comes from makes nobody known.
+    for (name, value) in [
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-real-ip", "127.0.0.1"),
+        ("x-forwarded-user", "root"),
+        ("x-remote-user", "root"),
+        ("x-forwarded-proto", "https"),
+        ("forwarded", "for=127.0.0.1"),
+        ("authorization", "Basic cm9vdDpyb290"),
+        ("proxy-authorization", &visitor.key),
+        ("x-api-key", &visitor.key["Bearer ".len()..]),
+        ("authorization", &format!("{}, {}", visitor.key, visitor.key)),
+    ] {
+        let answer = visitor.try_door("GET", READ.1, (false, false), &[("host", &own), (name, value)]);
+        assert_eq!(answer.status, 401, "{name}: {value}");
+    }
+    let query = format!("{}?access_token={}&api_key={}", READ.1, &visitor.key["Bearer ".len()..], "x");
+    assert_eq!(visitor.try_door("GET", &query, (false, false), &[("host", &own)]).status, 401);
+    // Nor does one header make another method of it.
+    let before = visitor.door.see(READ.1);
+    for name in ["x-http-method-override", "x-method-override", "x-http-method"] {
+        let answer = visitor.try_door("GET", READ.1, both, &[("host", &own), (name, "DELETE")]);
+        assert_eq!((answer.status, answer.json()), (200, before.clone()));
+    }
+    assert_eq!(installation.connections().len(), 2);
+
+    // The page of another site sends a form, which its browser lets it do, with our cookie.
+    let form = r#"{"name": "evil", "provider": "mock", "token": {"access_token": "a", "x": "="}}"#;
+    for (origin, site) in [("https://evil.example", "cross-site"), ("null", "cross-site"), ("", ""), ("", "none")] {
+        let headers = [
+            ("host", own.as_str()),
+            ("content-type", "text/plain"),
+            ("origin", origin),
+            ("sec-fetch-site", site),
+            ("cookie", &visitor.cookie),
+        ];
+        let headers: Vec<(&str, &str)> = headers.into_iter().filter(|(_, value)| !value.is_empty()).collect();
+        for path in ["/v1/connections", "/v1/connections/mine/pause", "/v1/api-keys", "/v1/session"] {
+            let request = Request { method: "POST", path, headers: &headers, body: form };
+            let answer = request.as_it_is(&own).expect("an answer");
+            assert_eq!(answer.status, 403, "{request:?}: {answer:?}");
+        }
+    }
+    assert_eq!(visitor.door.see(READ.1), before);
+}
+
+#[test]
+fn a_session_is_a_cookie_that_only_its_browser_has() {
+    let (mock, installation, daemon, door) = house();
+    let key = door.key_of("manage", Reach::All);
+    let By::Key(text) = &key.by else { panic!("a key") };
+    let begun = door.sign_in(&json!({"api_key": text}));
+    let cookie = header(&begun, "set-cookie").expect("a cookie").to_owned();
+    let (pair, attributes) = cookie.split_once("; ").expect("attributes");
+    let (name, value) = pair.split_once('=').expect("a value");
+    assert_eq!((name, value.len()), ("tokenkeep_session", 64));
+    assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Strict; Max-Age=43200");
+    assert_eq!(header(&begun, "cache-control"), Some("no-store"));
+    assert!(!begun.body.contains(value) && !begun.body.contains(text.as_str()), "{begun:?}");
+    let session = door.session_of(&key);
+    let twin = door.session_of(&key);
+    assert_ne!(session.by, twin.by);
+
+    // It ends where somebody signs out, and no other does.
+    let met = |caller: &Caller| door.ask(caller, Request::get("/v1/session")).status;
+    let ended = door.ask(&session, Request::new("DELETE", "/v1/session"));
+    assert_eq!(ended.status, 204);
+    assert!(header(&ended, "set-cookie").expect("a cookie").starts_with("tokenkeep_session=; "), "{ended:?}");
+    assert_eq!((met(&session), met(&twin)), (401, 200));
+
+    // A code from the socket serves once; a newer one takes its place.
+    let code = || text_of(&door.own("POST", "/v1/session/setup", ""), "setup_code");
+    let (first, second) = (code(), code());
+    let with = |code: &str| door.sign_in(&json!({"setup_code": code})).status;
+    assert_eq!((with(&first), with(&second), with(&second)), (401, 201, 401));
+    assert_eq!(with(""), 401);
+
+    // A restart ends all of them.
+    daemon.kill();
+    let daemon = installation.start();
+    let door = Door::of(&daemon);
+    assert_eq!(door.ask(&twin, Request::get("/v1/session")).status, 401);
+    assert_eq!(door.ask(&key, Request::get("/v1/session")).status, 200, "keys stay");
+    daemon.stop().expect_code(0);
+
+    // Behind https the cookie is bound to the host, and a bare one is nobody's.
+    installation.configure(&(mock.section("mock", "strict") + "[server]\npublic_url = \"https://keep.example\"\n"));
+    let daemon = installation.start();
+    let door = Door::of(&daemon);
+    let begun = door.sign_in(&json!({"api_key": text}));
+    let cookie = header(&begun, "set-cookie").expect("a cookie");
+    assert!(cookie.starts_with("__Host-tokenkeep_session=") && cookie.ends_with("; Secure"), "{cookie}");
+    assert!(cookie.contains("; Path=/; HttpOnly; SameSite=Strict;") && !cookie.contains("Domain"), "{cookie}");
+    let pair = cookie_of(&begun);
+    let met = |cookie: &str| {
+        let headers = [("host", "keep.example"), ("cookie", cookie)];
+        Request { headers: &headers, ..Request::get("/v1/session") }.as_it_is(door.address()).expect("an answer").status
+    };
+    assert_eq!((met(&pair), met(pair.trim_start_matches("__Host-"))), (200, 401));
+}
+
+#[track_caller]
+fn text_of(answer: &Answer, field: &str) -> String {
+    text(&answer.json()[field])
+}
+
+#[test]
+fn a_key_ends_at_once_with_all_that_came_of_it() {
+    let (_mock, installation, _daemon, door) = house();
+    for how in ["revoked", "expired"] {
+        let life = if how == "expired" { "3s" } else { "1h" };
+        let made = door.make_key(&json!({"name": "k", "scopes": ["admin"], "expires_in": life}));
+        let key = Caller { scope: "admin", reach: Reach::All, by: By::Key(text(&made["key"])), actor: String::new() };
+        let session = door.session_of(&key);
+        let mut streams: Vec<TcpStream> = [&key, &session].map(|caller| follow(&door, caller)).into();
+        if how == "revoked" {
+            let id = text(&made["id"]);
+            let before = door.ask(&session, Request::get("/v1/session")).status;
+            let own = door.ask(&key, Request::new("DELETE", &format!("/v1/api-keys/{id}"))).status;
+            assert_eq!((before, own), (200, 204));
+            let after = [&key, &session].map(|caller| door.ask(caller, Request::get("/v1/session")).status);
+            assert_eq!(after, [401, 401], "it serves after it was revoked");
+        }
+        wait_for("the end of key and session", SOON, || {
+            let met = [&key, &session].map(|caller| door.ask(caller, Request::get("/v1/connections/mine")).status);
+            (met == [401, 401]).then_some(())
+        });
+        for stream in &mut streams {
+            wait_for("the end of a stream", SOON, || {
+                let mut piece = [0; 4096];
+                // The chunk that ends it, and then the end of the connection or another wait.
+                stream
+                    .read(&mut piece)
+                    .is_ok_and(|length| piece[..length].ends_with(b"0\r\n\r\n") || length == 0)
+                    .then_some(())
+            });
+        }
+        assert_eq!(door.sign_in(&json!({"api_key": made["key"]})).status, 401, "{how}");
+    }
+    installation.run(&["status"]).expect_code(0);
+}
+
+/// A reader of the stream.
+fn follow(door: &Door, caller: &Caller) -> TcpStream {
+    let proof = match &caller.by {
+        By::Key(key) => format!("authorization: Bearer {key}"),
+        By::Cookie(cookie) => format!("cookie: {cookie}"),
+        By::Nothing | By::Socket => panic!("{caller} has no proof"),
+    };
+    let mut stream = TcpStream::connect(door.address()).expect("the daemon listens");
+    let request = format!("GET /v1/events/stream HTTP/1.1\r\nhost: localhost\r\n{proof}\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("the daemon listens");
+    stream.set_read_timeout(Some(Duration::from_millis(100))).expect("a timeout");
+    let mut told = String::new();
+    wait_for("hello", SOON, || {
+        hear(&mut stream, &mut told);
+        told.contains("event: hello").then_some(())
+    });
+    stream
+}
+
+#[test]
+fn a_key_makes_only_lesser_keys() {
+    let (_mock, _installation, _daemon, door) = house();
+    let like = json!({
+        "name": "team", "scopes": ["admin"], "namespaces": ["team-*"], "names": ["a*", "b"],
+        "connections_per_hour": 10, "expires_in": "1h",
+    });
+    let made = door.make_key(&like);
+    let own =
+        Caller { scope: "admin", reach: Reach::OtherNames, by: By::Key(text(&made["key"])), actor: String::new() };
+    let make = |changes: &Value| {
+        let mut like = json!({
+            "name": "k", "scopes": ["status"], "namespaces": ["team-1"], "names": ["a1"], "connections_per_hour": 1,
+            "expires_in": "30m",
+        });
+        for (name, value) in changes.as_object().expect("changes") {
+            like[name] = value.clone();
+        }
+        let body = like.to_string();
+        door.ask(&own, Request::post("/v1/api-keys", &[JSON], &body)).status
+    };
+    for lesser in [json!({}), json!({"names": ["a*"]}), json!({"namespaces": ["team-*"]}), json!({"scopes": ["admin"]})]
+    {
+        assert_eq!(make(&lesser), 201, "{lesser}");
+    }
+    for more in [
+        json!({"names": []}),
+        json!({"names": ["*"]}),
+        json!({"names": ["c"]}),
+        json!({"names": ["a*", "c"]}),
+        json!({"namespaces": []}),
+        json!({"namespaces": ["team*"]}),
+        json!({"namespaces": ["default"]}),
+        json!({"connections_per_hour": 11}),
+        json!({"expires_in": "2h"}),
+        json!({"expires_in": null}),
+    ] {
+        assert_eq!(make(&more), 403, "{more}");
+    }
+    // Its session makes no more than itself either, and it sees no greater key.
+    let session = door.session_of(&own);
+    let body = json!({"name": "k", "scopes": ["status"]}).to_string();
+    assert_eq!(door.ask(&session, Request::post("/v1/api-keys", &[JSON], &body)).status, 403);
+    let greater = door.make_key(&json!({"name": "greater", "scopes": ["status"]}));
+    let path = format!("/v1/api-keys/{}", text(&greater["id"]));
+    assert_eq!(door.ask(&own, Request::new("DELETE", &path)).status, 404);
+    let listed = door.ask(&own, Request::get("/v1/api-keys")).body;
+    assert!(!listed.contains("greater") && listed.contains("team"), "{listed}");
+}
+
+#[test]
+fn wrong_keys_are_answered_alike_and_slowed_down_and_right_ones_served() {
+    let (_mock, _installation, _daemon, door) = house();
+    let right = door.key_of("admin", Reach::All);
+    let session = door.session_of(&right);
+    let By::Key(text_of_right) = &right.by else { panic!("a key") };
+    let revoked = door.make_key(&json!({"name": "r", "scopes": ["admin"]}));
+    assert_eq!(door.own("DELETE", &format!("/v1/api-keys/{}", text(&revoked["id"])), "").status, 204);
+    let mistyped = |at: usize| {
+        let other = if text_of_right.as_bytes()[at] == b'0' { "1" } else { "0" };
+        format!("{}{other}{}", &text_of_right[..at], &text_of_right[at + 1..])
+    };
+    let wrong = [
+        mistyped(3),
+        mistyped(40),
+        mistyped(74),
+        text(&revoked["key"]),
+        "tk_".to_owned(),
+        format!("tk_{}", "0".repeat(72)),
+        text_of_right[..74].to_owned(),
+        format!("{text_of_right}0"),
+        format!("tk_{}", "x".repeat(5_000)),
+    ];
+    let ask = |key: &str| {
+        let caller = Caller { by: By::Key(key.to_owned()), ..right.clone() };
+        door.ask(&caller, Request::get("/v1/connections/mine"))
+    };
+    let answers: BTreeSet<String> = wrong.iter().map(|key| without_date(&ask(key))).collect();
+    assert_eq!(answers.len(), 1, "it tells what is wrong with a key: {answers:?}");
+    assert!(answers.iter().all(|answer| answer.contains(" 401 ") && answer.contains("\"unknown_key\"")), "{answers:?}");
+
+    let slowed: Vec<Answer> = (0..30).map(|_| ask(&wrong[0])).filter(|answer| answer.status == 429).collect();
+    assert!(slowed.len() >= 10, "{} of 39 wrong keys were slowed down", slowed.len());
+    let wait: u64 = header(&slowed[0], "retry-after").expect("Retry-After").parse().expect("seconds");
+    assert!((1..=60).contains(&wait), "{wait}");
+    assert_eq!(door.sign_in(&json!({"api_key": wrong[0]})).status, 429);
+    assert_eq!(door.sign_in(&json!({"setup_code": "guess"})).status, 429);
+    for caller in [&right, &session] {
+        assert_eq!(door.ask(caller, Request::get("/v1/connections/mine")).status, 200, "{caller} is locked out");
+    }
+    assert_eq!(door.sign_in(&json!({"api_key": text_of_right})).status, 201);
+    assert_eq!(Request::get("/livez").at_address(door.address()).expect("an answer").status, 200);
+}
+
+#[test]
+fn one_key_does_not_drain_the_fleet() {
+    let (mock, _installation, daemon, door) = house();
+    for nth in 0..4 {
+        import(&mock, &door, "", &format!("c{nth}"));
+    }
+    let made = door.make_key(&json!({"name": "reader", "scopes": ["token"], "connections_per_hour": 3}));
+    let key = Caller { scope: "token", reach: Reach::All, by: By::Key(text(&made["key"])), actor: String::new() };
+    let session = door.session_of(&key);
+    let read = |caller: &Caller, name: &str| door.ask(caller, Request::get(&format!("/v1/connections/{name}/token")));
+    // An hour may end in the middle: then it is tried once more.
+    let tried = |_| {
+        for (caller, name) in [(&key, "c0"), (&key, "c1"), (&session, "c2"), (&key, "c0"), (&session, "c1")] {
+            assert_eq!(read(caller, name).status, 200, "{name}");
+        }
+        let refused = [read(&key, "c3"), read(&session, "c3")];
+        (refused[0].status == 429).then_some(refused)
+    };
+    let refused = (0..2).find_map(tried).expect("the fourth connection is refused");
+    for answer in refused {
+        assert_eq!((answer.status, text_of(&answer, "code")), (429, "too_many_connections".to_owned()));
+        assert!(header(&answer, "retry-after").is_some() && !answer.body.contains("access_token"), "{answer:?}");
+    }
+    assert_eq!(read(&key, "c0").status, 200, "what it has read already");
+    let said = daemon.stderr();
+    let alarms =
+        said.lines().filter(|line| line.contains("ERROR") && line.contains("more connections' tokens")).count();
+    assert_eq!(alarms, 1, "{said}");
 }

@@ -18,13 +18,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokenkeep::{Config, TokenKeep};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use url::Url;
 
+/// How many connections may wait to be accepted; the system may allow fewer. One that finds no room is tried again after a
+/// second.
+const QUEUE_MAX: u32 = 4_096;
 /// How long an engine that cannot go on may take to close.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 
@@ -216,7 +219,7 @@ fn bind_socket(path: &Path) -> io::Result<UnixListener> {
 
 async fn bind_tcp(listen: Listen) -> Result<Option<TcpListener>, CliError> {
     let (Listen::Chosen(address) | Listen::Default(address)) = listen;
-    match TcpListener::bind(address).await {
+    match bind(address) {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if listen == Listen::Default(address) && error.kind() == io::ErrorKind::AddrInUse => {
             tracing::warn!(%address, "the default address is in use: going on without TCP; choose another with --listen");
@@ -225,6 +228,14 @@ async fn bind_tcp(listen: Listen) -> Result<Option<TcpListener>, CliError> {
         Err(error) => Err(CliError::new(format!("{address} cannot be listened on: {error}"))
             .next_step("choose another address with --listen, or port 0 for any free one")),
     }
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A daemon that starts again takes its port up again.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(QUEUE_MAX)
 }
 
 /// SIGTERM and SIGINT.

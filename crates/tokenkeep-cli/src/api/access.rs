@@ -483,7 +483,7 @@ fn identify(api: &Api, request: &Request, now: Timestamp) -> Result<Caller, Box<
     }
     match peer {
         Some(Peer::User(uid)) => Ok(Caller::User(uid)),
-        _ => match api.sessions.of(request.headers(), &api.keep, now) {
+        _ => match api.sessions.of(request.headers(), &api.sign_ins, &api.keep, now) {
             Some(session) => {
                 guard::same_origin(request.method(), request.headers(), &api.sign_ins).map_err(Box::new)?;
                 Ok(Caller::Session(session))

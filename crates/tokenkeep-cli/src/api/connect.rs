@@ -303,7 +303,7 @@ pub async fn link(state: State<Api>, caller: Caller, query: RawQuery, body: Body
             "Leave `flow` and `redirect_uri` out.",
         ));
     }
-    begin(state, caller, query, Body::from(body)).await
+    begin(state, caller, query, Body::from(body.to_vec())).await
 }
 
 fn unreadable(error: &serde_json::Error) -> Problem {

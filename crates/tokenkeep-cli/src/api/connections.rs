@@ -8,7 +8,7 @@ use super::openapi::{Name, OfNamespace, Order, Paged, Statuses};
 use super::params::{Named, Params, key};
 use super::problem::Problem;
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -194,7 +194,7 @@ struct RefreshBody {
     rejected: Option<String>,
 }
 
-fn read_refresh(body: &Bytes) -> Result<RefreshAsk, Problem> {
+fn read_refresh(body: &[u8]) -> Result<RefreshAsk, Problem> {
     if body.trim_ascii().is_empty() {
         return Ok(RefreshAsk::default());
     }
@@ -237,7 +237,7 @@ mod tests {
     }
 
     fn refresh(body: &'static str) -> Result<RefreshAsk, Problem> {
-        read_refresh(&Bytes::from_static(body.as_bytes()))
+        read_refresh(body.as_bytes())
     }
 
     #[test]

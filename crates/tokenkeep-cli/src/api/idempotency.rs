@@ -236,7 +236,7 @@ pub async fn once(
         Err(problem) => return problem.into_response(),
     };
     let (head, body) = request.into_parts();
-    let body = match whole(body).await {
+    let mut body = match whole(body).await {
         Ok(body) => body,
         Err(problem) => return problem.into_response(),
     };
@@ -246,7 +246,7 @@ pub async fn once(
         Ok(place) => place,
         Err(answer) => return *answer,
     };
-    let response = next.run(Request::from_parts(head, Body::from(body))).await;
+    let response = next.run(Request::from_parts(head, Body::from(std::mem::take(&mut *body)))).await;
     keep(place, response).await
 }
 

@@ -11,10 +11,11 @@ use super::params::{Params, key};
 use super::problem::Problem;
 use crate::server::TooSlow;
 use axum::Json;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -23,9 +24,12 @@ use tokenkeep::{Import, Imported};
 use tokenkeep_core::model::{check_name, printable};
 use tokenkeep_core::{Connection, Secret};
 use utoipa::ToSchema;
+use zeroize::Zeroizing;
 
 /// The largest JSON body.
 pub const JSON_MAX: usize = 1024 * 1024;
+/// How much room is made for a body that only says how long it will be.
+const FIRST_BYTES_MAX: usize = 16 * 1024;
 /// The most labels of a connection.
 pub const LABELS_MAX: usize = 64;
 /// The longest value of a label, in bytes.
@@ -73,7 +77,7 @@ fn content_type(headers: &HeaderMap) -> String {
 }
 
 async fn one(api: &Api, caller: &Caller, namespace: Option<&str>, body: Body) -> Result<Response, Problem> {
-    let body = zeroize::Zeroizing::new(whole(body).await?.to_vec());
+    let body = whole(body).await?;
     let import = read(&body, namespace)?;
     caller.check_new(&import.key)?;
     let about = About::connection(&import.key);
@@ -106,16 +110,37 @@ pub fn parts(imported: &Imported) -> (&'static str, &Connection) {
     }
 }
 
-/// A whole body of JSON.
+/// A whole body of JSON of at most [`JSON_MAX`] bytes.
 ///
 /// # Errors
-/// It is longer than [`JSON_MAX`], did not come in time, or ended early.
-pub async fn whole(body: Body) -> Result<Bytes, Problem> {
-    to_bytes(body, JSON_MAX).await.map_err(|error| {
-        let mut causes =
-            std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| error.source());
-        if causes.any(|cause| cause.is::<TooSlow>()) { too_slow() } else { too_large() }
-    })
+/// It is longer, did not come in time, or ended early.
+pub async fn whole(body: Body) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    whole_within(JSON_MAX, body).await
+}
+
+/// The same of at most `most` bytes.
+///
+/// It is copied as it comes: kept as it came, a body that comes byte by byte would cost a multiple of its length.
+///
+/// # Errors
+/// As [`whole`].
+pub async fn whole_within(most: usize, mut body: Body) -> Result<Zeroizing<Vec<u8>>, Problem> {
+    let expected = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    let mut whole = Zeroizing::new(Vec::with_capacity(expected.min(most).min(FIRST_BYTES_MAX)));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| if is_too_slow(&error) { too_slow() } else { too_large(most) })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if whole.len() + data.len() > most {
+            return Err(too_large(most));
+        }
+        whole.extend_from_slice(&data);
+    }
+    Ok(whole)
+}
+
+fn is_too_slow(error: &axum::Error) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |error| error.source()).any(|cause| cause.is::<TooSlow>())
 }
 
 /// A body that did not come in time.
@@ -125,11 +150,11 @@ pub fn too_slow() -> Problem {
         .next("Send the request again, its body at once.")
 }
 
-fn too_large() -> Problem {
+fn too_large(most: usize) -> Problem {
     Problem::new(
         StatusCode::PAYLOAD_TOO_LARGE,
         "too_large",
-        format!("the body is longer than {JSON_MAX} bytes, or ended early"),
+        format!("the body is longer than {most} bytes, or ended early"),
     )
 }
 

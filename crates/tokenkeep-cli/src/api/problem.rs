@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_rounded_up_and_only_with_503() {
+    fn retry_after_is_rounded_up_and_only_with_429_and_503() {
         let response = no_token(Status::Expired).into_response();
         assert_eq!(response.headers()[header::RETRY_AFTER], "2");
         assert_eq!(response.headers()[header::CONTENT_TYPE], CONTENT_TYPE);

@@ -4,9 +4,9 @@
 
 use super::Api;
 use super::access::Caller;
-use super::import::whole;
+use super::import::whole_within;
 use super::json::wall_text;
-use super::oauth::cookie;
+use super::oauth::{SignIns, cookie};
 use super::params::Params;
 use super::problem::Problem;
 use axum::Json;
@@ -32,6 +32,8 @@ pub const SESSIONS_MAX: usize = 1_024;
 pub const IDLE_MAX: Duration = Duration::from_secs(30 * 60);
 /// A session ends after this long, used or not.
 pub const AGE_MAX: Duration = Duration::from_secs(12 * 3_600);
+/// The largest body of a sign-in: anybody can send one.
+const PROOF_MAX: usize = 16 * 1024;
 /// How long a setup code waits for its browser.
 pub const SETUP_LIFE: Duration = Duration::from_secs(10 * 60);
 
@@ -105,8 +107,14 @@ impl Sessions {
 
     /// The session whose cookie a request has, if it has not ended. It is used now.
     #[must_use]
-    pub fn of(&self, headers: &HeaderMap, keep: &TokenKeep, now: Timestamp) -> Option<Arc<Session>> {
-        let hash = hash(value(headers)?.expose());
+    pub fn of(
+        &self,
+        headers: &HeaderMap,
+        sign_ins: &SignIns,
+        keep: &TokenKeep,
+        now: Timestamp,
+    ) -> Option<Arc<Session>> {
+        let hash = hash(value(headers, sign_ins)?.expose());
         let mut held = self.held();
         let session = Arc::clone(held.by_hash.get(&hash)?);
         let stands = |key: &Arc<LiveKey>| keep.keys().is_some_and(|keys| keys.get(&key.key.id).is_some());
@@ -143,8 +151,8 @@ impl Sessions {
         (secret, session)
     }
 
-    fn end(&self, headers: &HeaderMap) {
-        if let Some(secret) = value(headers) {
+    fn end(&self, headers: &HeaderMap, sign_ins: &SignIns) {
+        if let Some(secret) = value(headers, sign_ins) {
             self.held().by_hash.remove(&hash(secret.expose()));
         }
     }
@@ -167,8 +175,14 @@ impl Sessions {
     }
 }
 
-fn value(headers: &HeaderMap) -> Option<Secret> {
-    cookie(headers, COOKIE_SECURE).or_else(|| cookie(headers, COOKIE_PLAIN))
+/// What the cookie is called. Where browsers come by https, one without the prefix may be anybody's: pages of http and of
+/// hosts beside this one can set it.
+fn cookie_name(sign_ins: &SignIns) -> &'static str {
+    if sign_ins.is_https() { COOKIE_SECURE } else { COOKIE_PLAIN }
+}
+
+fn value(headers: &HeaderMap, sign_ins: &SignIns) -> Option<Secret> {
+    cookie(headers, cookie_name(sign_ins))
 }
 
 /// Who somebody is, and what they may do.
@@ -230,7 +244,7 @@ struct Proof {
 ))]
 pub async fn begin(State(api): State<Api>, RawQuery(query): RawQuery, body: Body) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
-    let body = Zeroizing::new(whole(body).await?.to_vec());
+    let body = whole_within(PROOF_MAX, body).await?;
     let expected = "Expected {\"api_key\": \"tk_...\"} or {\"setup_code\": \"...\"}.";
     // Only the place and kind: the text around is a secret.
     let proof: Proof = serde_json::from_slice(&body).map_err(|error| {
@@ -259,14 +273,15 @@ pub async fn begin(State(api): State<Api>, RawQuery(query): RawQuery, body: Body
     responses((status = 204, description = "Signed out.")))]
 pub async fn end(State(api): State<Api>, RawQuery(query): RawQuery, headers: HeaderMap) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
-    api.sessions.end(&headers);
+    api.sessions.end(&headers, &api.sign_ins);
     let mut response = StatusCode::NO_CONTENT.into_response();
     set_cookie(&api, &mut response, &Secret::new(""), Duration::ZERO);
     Ok(response)
 }
 
 fn set_cookie(api: &Api, response: &mut Response, secret: &Secret, life: Duration) {
-    let (name, secure) = if api.sign_ins.is_https() { (COOKIE_SECURE, "; Secure") } else { (COOKIE_PLAIN, "") };
+    let name = cookie_name(&api.sign_ins);
+    let secure = if api.sign_ins.is_https() { "; Secure" } else { "" };
     let (value, seconds) = (secret.expose(), life.as_secs());
     let cookie = format!("{name}={value}; Path=/; HttpOnly; SameSite=Strict; Max-Age={seconds}{secure}");
     if let Ok(mut cookie) = HeaderValue::try_from(cookie) {
