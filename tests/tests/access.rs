@@ -111,6 +111,7 @@ const TABLE: &[(&str, &str, Need, &str)] = &[
     ("GET", "/v1/providers/{name}", Need::Known, ""),
     ("GET", "/v1/fleet/histogram", Need::Counted("status"), ""),
     ("GET", "/v1/fleet/calendar", Need::Counted("status"), ""),
+    ("GET", "/v1/fleet/latency", Need::Whole("status"), ""),
     ("POST", "/v1/bulk", Need::Filtered("refresh"), r#"{"action": "refresh", "names": ["mine"]}"#),
     ("GET", "/v1/bulk/{id}", Need::Begun, ""),
     ("GET", "/v1/webhooks", Need::Whole("manage"), ""),

@@ -16,7 +16,7 @@ use crate::import::{Import, Imported};
 use crate::journal::Journal;
 use crate::journal::file::FileJournal;
 use crate::keys::KeyFiles;
-use crate::metrics::Gauges;
+use crate::metrics::{Gauges, Refreshes};
 use crate::proxy::Proxy;
 use crate::rotation::{KeyState, Rotator};
 use crate::seal::random_bytes;
@@ -822,6 +822,12 @@ impl TokenKeep {
     pub fn register_metrics(&self, registry: &mut Registry) {
         self.inner.engine.metrics.register(registry);
         self.inner.engine.parts.journal.metrics().register(registry);
+    }
+
+    /// How refreshes at each provider ended since the start, and how long its token endpoint took.
+    #[must_use]
+    pub fn refreshes(&self) -> BTreeMap<String, Refreshes> {
+        self.inner.engine.metrics.refreshes()
     }
 
     /// How it stands now: what no counter says. Asks nothing but memory.

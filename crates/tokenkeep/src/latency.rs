@@ -1,4 +1,4 @@
-//! How long a provider's API takes to answer, and how: a histogram for each provider, of a fixed size.
+//! How long a provider's API and its token endpoint take to answer, and how: a histogram for each provider, of a fixed size.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,14 +11,14 @@ pub const PROVIDERS_MAX: usize = 1_024;
 /// Under which name they are counted together.
 const OTHERS: &str = "(others)";
 
-/// How calls to one provider's API ended, since the start.
+/// How calls to one place of a provider, its API or its token endpoint, ended since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
-pub struct ApiCalls {
+pub struct Calls {
     /// Answers by the hundreds of their status: `answers[0]` for 1xx to `answers[4]` for 5xx.
     pub answers: [u64; 5],
     /// Calls that were not answered.
     pub failed: u64,
-    /// Refreshes that a refused token caused.
+    /// Refreshes that a refused token caused; of calls to an API alone.
     pub mended: u64,
     /// Answers by how long their head took: one bucket for each of [`BOUNDS_MS`], and one for all above.
     pub buckets: [u64; BOUNDS_MS.len() + 1],
@@ -26,11 +26,31 @@ pub struct ApiCalls {
     pub sum: Duration,
 }
 
-impl ApiCalls {
+impl Calls {
     /// All calls.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.failed + self.answers.iter().sum::<u64>()
+    }
+
+    /// Within how many milliseconds this share of the answers came, 0.99 of them say: the bound of the bucket where it
+    /// is reached. `None` without answers, and above the last bound.
+    #[must_use]
+    pub fn within_ms(&self, share: f64) -> Option<u64> {
+        let answers: u64 = self.buckets.iter().sum();
+        let mut before = 0;
+        let reached = self.buckets.iter().position(|in_bucket| {
+            before += in_bucket;
+            answers > 0 && before as f64 >= share * answers as f64
+        });
+        reached.and_then(|bucket| BOUNDS_MS.get(bucket)).copied()
+    }
+
+    /// How long an answer took on average; `None` without answers.
+    #[must_use]
+    pub fn mean(&self) -> Option<Duration> {
+        let answers = u32::try_from(self.buckets.iter().sum::<u64>()).unwrap_or(u32::MAX);
+        (answers > 0).then(|| self.sum / answers)
     }
 
     fn answered(&mut self, status: u16, took: Duration) {
@@ -45,7 +65,7 @@ impl ApiCalls {
 
 /// The calls of every provider.
 #[derive(Default, Debug)]
-pub(crate) struct Latencies(Mutex<BTreeMap<String, ApiCalls>>);
+pub(crate) struct Latencies(Mutex<BTreeMap<String, Calls>>);
 
 impl Latencies {
     pub fn answered(&self, provider: &str, status: u16, took: Duration) {
@@ -60,11 +80,11 @@ impl Latencies {
         self.of(provider, |calls| calls.mended += 1);
     }
 
-    pub fn all(&self) -> BTreeMap<String, ApiCalls> {
+    pub fn all(&self) -> BTreeMap<String, Calls> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn of(&self, provider: &str, note: impl FnOnce(&mut ApiCalls)) {
+    fn of(&self, provider: &str, note: impl FnOnce(&mut Calls)) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(calls) = all.get_mut(provider) {
             return note(calls);
@@ -89,6 +109,12 @@ mod tests {
         assert_eq!((calls.answers, calls.failed, calls.count()), ([0, 2, 1, 1, 1], 1, 6));
         assert_eq!((calls.buckets[0], calls.buckets[1], calls.buckets[7], calls.buckets[12]), (2, 1, 1, 1));
         assert_eq!(calls.sum, Duration::from_millis(31_012));
+        assert_eq!(calls.mean(), Some(Duration::from_micros(6_202_400)));
+        assert_eq!(
+            [0.0, 0.4, 0.5, 0.8, 0.99].map(|share| calls.within_ms(share)),
+            [Some(5), Some(5), Some(10), Some(1_000), None]
+        );
+        assert_eq!((Calls::default().within_ms(0.5), Calls::default().mean()), (None, None));
     }
 
     #[test]

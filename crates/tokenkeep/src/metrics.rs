@@ -5,12 +5,15 @@
 //! codes of the failure catalogue, so the number of series is bounded by the configuration.
 
 use crate::error::Error;
+use crate::latency::{Calls, Latencies};
 use crate::tokens::Handed;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokenkeep_core::FailureCode;
 use tokenkeep_core::model::Status;
@@ -33,12 +36,26 @@ struct Outcome {
     outcome: &'static str,
 }
 
+/// How refreshes at one provider ended since the start.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Refreshes {
+    /// Those that brought a token set.
+    pub succeeded: u64,
+    /// Those that brought none, by the code of their failure.
+    pub failures: BTreeMap<&'static str, u64>,
+    /// Their requests to the token endpoint.
+    pub calls: Calls,
+}
+
 /// What the engine and the read path count.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
     refreshes: Family<OfProvider, Counter>,
     durations: Histogram,
     lateness: Histogram,
+    ended: Arc<Mutex<BTreeMap<String, BTreeMap<&'static str, u64>>>>,
+    /// Requests to token endpoints.
+    pub(crate) endpoints: Arc<Latencies>,
     pub(crate) token_requests: TokenRequests,
 }
 
@@ -48,6 +65,8 @@ impl Default for Metrics {
             refreshes: Family::default(),
             durations: Histogram::new(DURATION_BUCKETS_S),
             lateness: Histogram::new(LATENESS_BUCKETS_S),
+            ended: Arc::default(),
+            endpoints: Arc::default(),
             token_requests: TokenRequests::default(),
         }
     }
@@ -71,6 +90,20 @@ impl Metrics {
 
     fn count(&self, provider: &str, outcome: &'static str) {
         self.refreshes.get_or_create(&OfProvider { provider: provider.to_owned(), outcome }).inc();
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        *ended.entry(provider.to_owned()).or_default().entry(outcome).or_default() += 1;
+    }
+
+    /// How refreshes at each provider ended, of those that had any.
+    pub(crate) fn refreshes(&self) -> BTreeMap<String, Refreshes> {
+        let mut calls = self.endpoints.all();
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let of = |(provider, mut failures): (String, BTreeMap<&'static str, u64>)| {
+            let succeeded = failures.remove(REFRESHED).unwrap_or(0);
+            let calls = calls.remove(&provider).unwrap_or_default();
+            (provider, Refreshes { succeeded, failures, calls })
+        };
+        ended.into_iter().map(of).collect()
     }
 
     /// An attempt took this long from its claim to its end.
@@ -200,6 +233,10 @@ mod tests {
         metrics.took(Duration::from_millis(300));
         metrics.claimed_late(Duration::from_secs(7_200));
         metrics.token_requests.served();
+        metrics.endpoints.answered("jira", 200, Duration::from_millis(70));
+        let refreshes = metrics.refreshes().remove("jira").unwrap();
+        assert_eq!((refreshes.succeeded, refreshes.failures), (1, [(FailureCode::Timeout.as_str(), 2)].into()));
+        assert_eq!((refreshes.calls.count(), refreshes.calls.within_ms(1.0)), (1, Some(100)));
         let mut text = String::new();
         encode(&mut text, &registry).unwrap();
         for line in [

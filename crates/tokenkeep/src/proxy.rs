@@ -14,7 +14,7 @@ use crate::endpoint::hosts::{self, NoTarget, Place};
 use crate::error::Error;
 use crate::jira::SiteCache;
 use crate::keep::{TokenAsk, TokenKeep};
-use crate::latency::{ApiCalls, Latencies};
+use crate::latency::{Calls, Latencies};
 use crate::tokens::Handed;
 use bytes::{Bytes, BytesMut};
 use http::uri::PathAndQuery;
@@ -237,7 +237,7 @@ impl TokenKeep {
 
     /// How calls to each provider's API ended since the start, and how long their answers took.
     #[must_use]
-    pub fn api_calls(&self) -> BTreeMap<String, ApiCalls> {
+    pub fn api_calls(&self) -> BTreeMap<String, Calls> {
         self.proxy().latencies.all()
     }
 

@@ -68,6 +68,7 @@ pub const RULES: &[Rule] = &[
     rule("GET", "/v1/openapi.json", Need::Known),
     // It may name connections of every namespace.
     rule("GET", "/metrics", Need::Everything(Scope::Status)),
+    rule("GET", "/v1/fleet/latency", Need::Everything(Scope::Status)),
     rule("GET", "/v1/summary", STATUS),
     rule("GET", "/v1/config", ADMIN),
     rule("GET", "/v1/providers", Need::Known),

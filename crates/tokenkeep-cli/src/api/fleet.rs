@@ -1,4 +1,4 @@
-//! `/v1/fleet`: when access tokens end, and when refreshes are planned.
+//! `/v1/fleet`: when access tokens end, when refreshes are planned, and how providers answer.
 //!
 //! Counting looks at an index entry of each connection, so an answer is kept for [`KEPT_FOR`] and given to all who ask
 //! meanwhile.
@@ -12,9 +12,11 @@ use super::problem::Problem;
 use axum::Json;
 use axum::extract::{RawQuery, State};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
+use tokenkeep::latency::{BOUNDS_MS, Calls};
+use tokenkeep::metrics::Refreshes;
 use tokenkeep::store::{END_CLASSES, Outlook, PLAN_BIN, PLAN_BINS};
 use tokenkeep::{Error, TokenKeep};
 use tokenkeep_core::Timestamp;
@@ -98,6 +100,62 @@ pub struct CalendarJson {
     pub later: u64,
 }
 
+/// How refreshes end and how fast answers come, of each provider that was asked since the daemon started.
+#[derive(Serialize, Debug, ToSchema)]
+#[schema(as = Latency)]
+pub struct LatencyJson {
+    /// The upper bounds of the first buckets in milliseconds; one more bucket is for all above.
+    pub bounds_ms: [u64; BOUNDS_MS.len()],
+    /// By name.
+    pub providers: Vec<ProviderLatencyJson>,
+}
+
+/// One provider.
+#[derive(Serialize, Debug, ToSchema)]
+#[schema(as = ProviderLatency)]
+pub struct ProviderLatencyJson {
+    pub provider: String,
+    /// Attempts at a refresh, all of them.
+    pub refreshes: RefreshesJson,
+    /// Requests to its token endpoint for them.
+    pub token_endpoint: CallsJson,
+    /// Requests to its API that the proxy forwarded.
+    pub api: CallsJson,
+}
+
+/// How refreshes ended.
+#[derive(Serialize, Debug, ToSchema)]
+#[schema(as = RefreshCounts)]
+pub struct RefreshesJson {
+    /// Those that brought a token set.
+    pub succeeded: u64,
+    /// Those that did not.
+    pub failed: u64,
+    /// The latter by the code of their failure.
+    pub failures: BTreeMap<&'static str, u64>,
+}
+
+/// Requests to one place.
+#[derive(Serialize, Debug, ToSchema)]
+#[schema(as = Calls)]
+pub struct CallsJson {
+    /// Answers by class: `1xx` to `5xx`.
+    pub answers: BTreeMap<&'static str, u64>,
+    /// Those that were not answered.
+    pub unanswered: u64,
+    /// Answers by how long they took; see `bounds_ms`.
+    pub buckets: [u64; BOUNDS_MS.len() + 1],
+    /// How long an answer took on average; `null` without one.
+    #[schema(required)]
+    pub mean_ms: Option<u64>,
+    /// Half of the answers came within so many milliseconds, to the bucket; `null` above the last bound and without one.
+    #[schema(required)]
+    pub p50_ms: Option<u64>,
+    /// The same for 99 of 100.
+    #[schema(required)]
+    pub p99_ms: Option<u64>,
+}
+
 /// Time to expiry by status: of one namespace with `?namespace=`, else of the whole fleet.
 #[utoipa::path(get, path = "/v1/fleet/histogram", operation_id = "fleet_histogram", tag = "fleet", params(OfNamespace),
     security(("api_key" = ["status"])), responses(
@@ -124,6 +182,47 @@ pub async fn calendar(
 ) -> Result<Json<CalendarJson>, Problem> {
     let counted = counted(&api, &caller, query.as_deref()).await?;
     Ok(Json(bins(counted.at, &counted.outlook, &api.times())))
+}
+
+/// Success and latency by provider, since the daemon started.
+#[utoipa::path(get, path = "/v1/fleet/latency", operation_id = "fleet_latency", tag = "fleet",
+    security(("api_key" = ["status"])), responses(
+    (status = 200, description = "Every provider that was asked.", body = LatencyJson),
+))]
+pub async fn latency(State(api): State<Api>, RawQuery(query): RawQuery) -> Result<Json<LatencyJson>, Problem> {
+    Params::new(query.as_deref()).finish()?;
+    Ok(Json(by_provider(&api.keep.refreshes(), &api.keep.api_calls())))
+}
+
+fn by_provider(refreshes: &BTreeMap<String, Refreshes>, calls: &BTreeMap<String, Calls>) -> LatencyJson {
+    let names: BTreeSet<&String> = refreshes.keys().chain(calls.keys()).collect();
+    let of = |provider: &String| {
+        let of_refreshes = refreshes.get(provider).cloned().unwrap_or_default();
+        ProviderLatencyJson {
+            provider: provider.clone(),
+            token_endpoint: CallsJson::new(&of_refreshes.calls),
+            refreshes: RefreshesJson {
+                succeeded: of_refreshes.succeeded,
+                failed: of_refreshes.failures.values().sum(),
+                failures: of_refreshes.failures,
+            },
+            api: CallsJson::new(&calls.get(provider).copied().unwrap_or_default()),
+        }
+    };
+    LatencyJson { bounds_ms: BOUNDS_MS, providers: names.into_iter().map(of).collect() }
+}
+
+impl CallsJson {
+    fn new(calls: &Calls) -> Self {
+        Self {
+            answers: ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(calls.answers).collect(),
+            unanswered: calls.failed,
+            buckets: calls.buckets,
+            mean_ms: calls.mean().map(|mean| u64::try_from(mean.as_millis()).unwrap_or(u64::MAX)),
+            p50_ms: calls.within_ms(0.5),
+            p99_ms: calls.within_ms(0.99),
+        }
+    }
 }
 
 async fn counted(api: &Api, caller: &Caller, query: Option<&str>) -> Result<Counted, Problem> {
@@ -192,5 +291,24 @@ mod tests {
         let calendar = bins(now, &outlook, &times());
         assert_eq!((calendar.due, calendar.bins[0], calendar.bins[1], calendar.later), (1, 2, 1, 1));
         assert_eq!((calendar.hours[0], calendar.hours[1], calendar.hours[23], calendar.hours.len()), (4, 1, 1, 24));
+    }
+
+    #[test]
+    fn each_provider_that_was_asked_is_told_with_both_of_its_places() {
+        let mut calls = Calls { failed: 1, ..Calls::default() };
+        (calls.answers[1], calls.buckets[3], calls.sum) = (2, 2, Duration::from_millis(90));
+        let refreshes = Refreshes { succeeded: 2, failures: [("timeout", 1)].into(), calls };
+        let told = by_provider(&[("b".to_owned(), refreshes)].into(), &[("a".to_owned(), calls)].into());
+        let told = serde_json::to_value(&told).unwrap();
+        let (a, b) = (&told["providers"][0], &told["providers"][1]);
+        assert_eq!((&a["provider"], &b["provider"]), (&"a".into(), &"b".into()));
+        assert_eq!(a["api"], b["token_endpoint"]);
+        assert_eq!(b["refreshes"], serde_json::json!({"succeeded": 2, "failed": 1, "failures": {"timeout": 1}}));
+        assert_eq!(
+            (&b["token_endpoint"]["answers"]["2xx"], &b["token_endpoint"]["unanswered"]),
+            (&2.into(), &1.into())
+        );
+        assert_eq!((&b["token_endpoint"]["mean_ms"], &b["token_endpoint"]["p50_ms"]), (&45.into(), &50.into()));
+        assert_eq!((&b["api"]["mean_ms"], &a["refreshes"]["succeeded"]), (&serde_json::Value::Null, &0.into()));
     }
 }

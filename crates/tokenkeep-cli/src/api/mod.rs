@@ -190,6 +190,7 @@ fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(providers::list).layer(tagged()))
         .routes(routes!(fleet::histogram))
         .routes(routes!(fleet::calendar))
+        .routes(routes!(fleet::latency))
         .routes(routes!(bulk::begin))
         .routes(routes!(bulk::show))
         .routes(routes!(providers::show).layer(tagged()))

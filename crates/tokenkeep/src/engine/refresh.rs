@@ -69,14 +69,20 @@ pub(super) async fn refresh(engine: &Engine, provider: &Provider, work: Work, fl
     engine.progress(connection, Milestone::Sent);
     let (observation, sequence) = match channel.send(request, timeout_for(&rules)).await {
         Ok(answer) => {
+            engine.metrics.endpoints.answered(&provider.name, answer.status, engine.now().since(sent_at));
             let journaled = engine.parts.journal.answer(place.slot(), attempt, sent_at, &answer).await;
             engine.progress(connection, Milestone::Answered);
             // Where it could not be kept, the answer lives on in memory; the commit below may still save it.
             let sequence = journaled.map(|()| place.slot().sequence).inspect_err(|error| engine.journal_failed(error));
             (Observation::Answer(answer), sequence.unwrap_or(0))
         }
-        Err(SendFailure::Unsent(failure)) => (Observation::Unsent(failure), 0),
-        Err(SendFailure::Unknown(failure)) => (Observation::Unknown(failure), 0),
+        Err(failure) => {
+            engine.metrics.endpoints.failed(&provider.name);
+            match failure {
+                SendFailure::Unsent(failure) => (Observation::Unsent(failure), 0),
+                SendFailure::Unknown(failure) => (Observation::Unknown(failure), 0),
+            }
+        }
     };
     conclude(engine, provider, work, sent_at, observation, sequence).await;
     place.retire();
