@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 use tokenkeep_core::model::{ConnectionKey, check_name};
 use tokenkeep_core::{Secret, Timestamp};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How every API key begins.
 pub const KEY_PREFIX: &str = "tk_";
@@ -26,6 +27,9 @@ pub const KEYS_MAX: usize = 10_000;
 pub const PATTERNS_MAX: usize = 64;
 /// How many connections' tokens one key may read within an hour, unless it says otherwise.
 pub const CONNECTIONS_PER_HOUR: u32 = 1_000;
+
+/// How many requests of one key are answered at a time, those that wait for a token among them.
+pub const REQUESTS_AT_ONCE: usize = 1_024;
 
 const KEY_BYTES: usize = 32;
 /// Of the checksum, in hex digits.
@@ -237,7 +241,11 @@ pub struct LiveKey {
     /// Whose tokens it has read, and in which hour.
     read: HashMap<ConnectionKey, i64>,
     hour: Mutex<Hour>,
+    requests: Arc<Semaphore>,
 }
+
+/// A request of a key, until it is answered.
+pub type Asking = OwnedSemaphorePermit;
 
 #[derive(Default)]
 struct Hour {
@@ -256,7 +264,14 @@ impl LiveKey {
     fn new(stored: StoredKey) -> Arc<Self> {
         let StoredKey { hash, key } = stored;
         let (last_used_ms, read, hour) = (AtomicI64::new(i64::MIN), HashMap::new(), Mutex::default());
-        Arc::new(Self { key, hash, last_used_ms, read, hour })
+        let requests = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
+        Arc::new(Self { key, hash, last_used_ms, read, hour, requests })
+    }
+
+    /// One more request, until what is given is dropped; `None` while [`REQUESTS_AT_ONCE`] are not answered yet.
+    #[must_use]
+    pub fn ask(&self) -> Option<Asking> {
+        Arc::clone(&self.requests).try_acquire_owned().ok()
     }
 
     /// When it was last used, as far as this process knows.

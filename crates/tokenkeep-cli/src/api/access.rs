@@ -18,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 use tokenkeep::Error;
-use tokenkeep::access::{KEY_PREFIX, LiveKey, Rights, Scope, TooMany};
+use tokenkeep::access::{Asking, KEY_PREFIX, LiveKey, REQUESTS_AT_ONCE, Rights, Scope, TooMany};
 use tokenkeep::audit::{ANONYMOUS, NewRecord};
 use tokenkeep_core::model::{DEFAULT_NAMESPACE, printable};
 use tokenkeep_core::{ConnectionKey, Timestamp};
@@ -255,6 +255,21 @@ impl Caller {
         })
     }
 
+    /// Its request counts until what is given is dropped; so no key fills the places of all.
+    ///
+    /// # Errors
+    /// So many of its key's are not answered yet that no other is taken.
+    fn ask(&self) -> Result<Option<Asking>, Problem> {
+        let Some(key) = self.key() else { return Ok(None) };
+        key.ask().map(Some).ok_or_else(|| {
+            let detail = format!("{REQUESTS_AT_ONCE} requests of this key are not answered yet");
+            let mut problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", detail)
+                .next("Wait for some of them; a key for each program keeps one from hindering another.");
+            problem.retry_after = Some(1);
+            problem
+        })
+    }
+
     /// Refuses what its rights do not reach, where something is to be made: there is nothing yet to be hidden.
     ///
     /// # Errors
@@ -317,6 +332,13 @@ pub async fn enforce(State(api): State<Api>, path: MatchedPath, mut request: Req
             return answer(*problem);
         }
     };
+    let asking = match caller.ask() {
+        Ok(asking) => asking,
+        Err(problem) => {
+            count(&api, &caller, "request.refused", None);
+            return answer(problem);
+        }
+    };
     // The handler says what is wrong with a name.
     let named = match path.as_str().starts_with(OF_A_CONNECTION) {
         true => target(&mut request).await.unwrap_or_default(),
@@ -338,7 +360,7 @@ pub async fn enforce(State(api): State<Api>, path: MatchedPath, mut request: Req
     to_its_end(async move {
         let response = next.run(request).await;
         let response = action.note(&api, now, response).await;
-        drop(place);
+        drop((place, asking));
         response
     })
     .await
@@ -619,6 +641,7 @@ mod tests {
     use axum::middleware;
     use axum::routing::post;
     use std::time::Duration;
+    use tokenkeep::access::NewKey;
     use tokenkeep::audit::AuditQuery;
     use tokenkeep::{Config, TokenKeep};
     use tokio::sync::{Notify, watch};
@@ -698,6 +721,38 @@ mod tests {
         }
         assert_eq!(ask("GET", "/v1/connect/none", key, String::new()).await.0, 404);
         assert_eq!(ask("GET", "/v1/connections", key, String::new()).await.0, 403, "it is not for `default`");
+        api.keep.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn one_key_fills_not_all_places() {
+        let (api, _folder) = api().await;
+        let new = NewKey {
+            name: "busy".to_owned(),
+            rights: Rights::all(),
+            connections_per_hour: 1,
+            expires_at: None,
+            created_by: "t".to_owned(),
+        };
+        let keys = api.keep.keys().unwrap();
+        let (key, secret) = keys.create(new, api.wall()).await.unwrap();
+        let live = keys.get(&key.id).unwrap();
+        let app = crate::api::whole(api.clone());
+        let ask = async || {
+            let request =
+                Request::get("/v1/providers").header(header::AUTHORIZATION, format!("Bearer {}", secret.expose()));
+            let mut request = request.body(Body::empty()).unwrap();
+            request.extensions_mut().insert(Peer::User(7));
+            app.clone().oneshot(request).await.unwrap()
+        };
+        let mut waiting: Vec<_> = (0..REQUESTS_AT_ONCE).map(|_| live.ask().unwrap()).collect();
+        let refused = ask().await;
+        assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(refused.headers()[header::RETRY_AFTER], "1");
+        waiting.pop();
+        for _ in 0..3 {
+            assert_eq!(ask().await.status(), StatusCode::OK, "each is over when it is answered");
+        }
         api.keep.shutdown().await;
     }
 

@@ -52,7 +52,12 @@ const EVERYWHERE: [(u16, &str, &str); 6] = [
         "`forbidden`, `socket_only`: the key's or session's scopes, namespaces or names do not reach this. `host_not_allowed`, \
          `foreign_page`: on TCP, the request names another host, or comes from another site's page.",
     ),
-    (429, "TooMany", "`too_many_wrong_keys`: too many wrong keys were tried; right ones are served all the while."),
+    (
+        429,
+        "TooMany",
+        "`too_many_wrong_keys`: too many wrong keys were tried; right ones are served all the while. `too_many_requests`: \
+         too many requests of one key are not answered yet.",
+    ),
     (
         500,
         "Broken",
