@@ -12,6 +12,13 @@ pub const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 pub const LOG: &str = "TOKENKEEP_LOG";
 /// How the daemon logs: `text` or `json`.
 pub const LOG_FORMAT: &str = "TOKENKEEP_LOG_FORMAT";
+/// Where traces go, in a build with the feature `otel`; the SDK reads the other variables of OpenTelemetry.
+pub const OTLP_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// The same for traces alone.
+pub const OTLP_TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
+/// As what traces are shown, `tokenkeep` unless said otherwise.
+#[cfg(feature = "otel")]
+pub const OTEL_SERVICE_NAME: &str = "OTEL_SERVICE_NAME";
 /// Where standard error leads to the journal: the device and inode of that stream (systemd.exec(5)).
 pub const JOURNAL_STREAM: &str = "JOURNAL_STREAM";
 /// The service manager listens here (sd_notify(3)); `WATCHDOG_USEC` and `WATCHDOG_PID` belong to it.

@@ -58,7 +58,14 @@ pub fn start(default: &str, format: Option<Format>) -> Result<(), CliError> {
     let format = format.map_or_else(format_of_environment, Ok)?;
     let lines = Lines { format, to: Reader::of_stderr() };
     let log = tracing_subscriber::fmt::layer().event_format(lines).with_writer(std::io::stderr);
-    tracing_subscriber::registry().with(log.with_filter(filter)).init();
+    let all = tracing_subscriber::registry().with(log.with_filter(filter));
+    #[cfg(feature = "otel")]
+    let all = all.with(crate::traces::layer()?);
+    all.init();
+    #[cfg(not(feature = "otel"))]
+    if env::read(env::OTLP_ENDPOINT).or_else(|| env::read(env::OTLP_TRACES_ENDPOINT)).is_some() {
+        tracing::info!("an endpoint for traces is named, but this build has none: they need --features otel");
+    }
     Ok(())
 }
 

@@ -20,6 +20,8 @@ mod span;
 mod state_dir;
 mod suggest;
 mod tls;
+#[cfg(feature = "otel")]
+mod traces;
 
 use std::process::ExitCode;
 

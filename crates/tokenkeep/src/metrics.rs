@@ -18,6 +18,10 @@ use std::time::Duration;
 use tokenkeep_core::FailureCode;
 use tokenkeep_core::model::Status;
 
+/// The target of the spans that traces are made of: `refresh` for each attempt, with its `provider`, `connection`,
+/// `generation` and `outcome`. Their level is `debug`, so that they cost nothing where nobody takes them.
+pub const SPANS: &str = "tokenkeep::spans";
+
 /// The `outcome` of a refresh that brought a token set. Every other outcome is the code of its failure.
 pub const REFRESHED: &str = "succeeded";
 
@@ -89,6 +93,8 @@ impl Metrics {
     }
 
     fn count(&self, provider: &str, outcome: &'static str) {
+        // Of the attempt, whose task this is.
+        tracing::Span::current().record("outcome", outcome);
         self.refreshes.get_or_create(&OfProvider { provider: provider.to_owned(), outcome }).inc();
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         *ended.entry(provider.to_owned()).or_default().entry(outcome).or_default() += 1;

@@ -20,8 +20,11 @@ use std::sync::{Arc, LazyLock};
 use tokenkeep::Error;
 use tokenkeep::access::{Asking, KEY_PREFIX, LiveKey, REQUESTS_AT_ONCE, Rights, Scope, TooMany};
 use tokenkeep::audit::{ANONYMOUS, NewRecord};
+use tokenkeep::metrics::SPANS;
 use tokenkeep_core::model::{DEFAULT_NAMESPACE, printable};
 use tokenkeep_core::{ConnectionKey, Timestamp};
+use tracing::Instrument as _;
+use tracing::field::Empty;
 
 /// What a route needs of its caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -323,7 +326,19 @@ fn lacks(scope: Scope) -> Problem {
 const OF_A_CONNECTION: &str = "/v1/connections/{name}";
 
 /// Finds out who asks, lets nobody ask for more than they may, and writes into the audit trail what was done.
-pub async fn enforce(State(api): State<Api>, path: MatchedPath, mut request: Request, next: Next) -> Response {
+pub async fn enforce(State(api): State<Api>, path: MatchedPath, request: Request, next: Next) -> Response {
+    let span = tracing::debug_span!(
+        target: SPANS, "request", otel.name = %format_args!("{} {}", request.method(), path.as_str()), otel.kind = "server",
+        http.request.method = %request.method(), http.route = path.as_str(), http.response.status_code = Empty
+    );
+    #[cfg(feature = "otel")]
+    crate::traces::follow(&span, request.headers());
+    let response = admit(api, path, request, next).instrument(span.clone()).await;
+    span.record("http.response.status_code", response.status().as_u16());
+    response
+}
+
+async fn admit(api: Api, path: MatchedPath, mut request: Request, next: Next) -> Response {
     let now = api.wall();
     let caller = match identify(&api, &request, now) {
         Ok(caller) => caller,
@@ -394,7 +409,7 @@ pub async fn count_refused(State(api): State<Api>, request: Request, next: Next)
 
 /// Goes on when the client goes away: a change that is begun is ended, and noted.
 async fn to_its_end(work: impl Future<Output = Response> + Send + 'static) -> Response {
-    tokio::spawn(work).await.unwrap_or_else(|error| {
+    tokio::spawn(work.in_current_span()).await.unwrap_or_else(|error| {
         tracing::error!(%error, "a request could not be answered");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request could not be answered").into_response()
     })

@@ -50,8 +50,10 @@ pub fn run(common: &Common, args: &ServeArgs) -> Result<Exit, CliError> {
     let given = Given { config: args.config.clone(), listen: args.listen, state_dir: Some(state_dir) };
     let loaded = files::load(&given)?;
     describe(&loaded.settings);
-    block_on(serve(given, loaded, common.state_dir()?))?;
-    Ok(Exit::Ok)
+    let ended = block_on(serve(given, loaded, common.state_dir()?));
+    #[cfg(feature = "otel")]
+    crate::traces::end();
+    ended.map(|()| Exit::Ok)
 }
 
 async fn serve(given: Given, loaded: Loaded, state_dir: PathBuf) -> Result<(), CliError> {

@@ -13,7 +13,7 @@ use crate::config::Provider;
 use crate::endpoint::Endpoint;
 use crate::events::{Events, Milestone, Progress};
 use crate::journal::{Journal, JournalError};
-use crate::metrics::{Gauges, Metrics};
+use crate::metrics::{Gauges, Metrics, SPANS};
 use crate::store::{CLAIM_BATCH_MAX, ClaimOne, Event, EventKind, NewEvent, Quota, Store, StoreError, Work};
 use crate::tokens::{CACHED_TOKENS_MAX, Hot, Tokens};
 use admission::{Admission, LaneKey, Standing};
@@ -29,6 +29,7 @@ use tokenkeep_core::schedule::Policy;
 use tokenkeep_core::{FailureCode, Timestamp};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 pub use admission::{DOWN_AFTER_FAILURES, RETRIES_PER_FIRST_TRY, RETRIES_PER_MINUTE_MIN, RETRIES_SAVED_MAX};
 pub use refresh::COMMIT_RETRY_EVERY;
@@ -495,12 +496,17 @@ impl Engine {
         lock(&self.flights).insert(id, Arc::clone(&flight));
         let lane = admission::lane_key(&provider);
         let landing = Landing { engine: Arc::clone(self), id, lane, flight: Arc::clone(&flight) };
-        attempts.spawn(async move {
+        let span = tracing::debug_span!(
+            target: SPANS, "refresh", provider = provider.name, connection = %work.connection.key,
+            generation = work.connection.generation.0, outcome = tracing::field::Empty
+        );
+        let attempt = async move {
             let engine = &landing.engine;
             let claimed_at = engine.now();
             refresh::refresh(engine, &provider, work, &landing.flight).await;
             engine.metrics.took(engine.now().since(claimed_at));
-        });
+        };
+        attempts.spawn(attempt.instrument(span));
         flight
     }
 
