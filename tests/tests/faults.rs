@@ -306,6 +306,11 @@ fn bad_token_files_are_refused_and_change_nothing() {
     let held = mock.grant("held", Rotation::Strict, 3_600);
     installation.import("held", "mock", &held).expect_code(0);
     let before = Snapshot::of(&installation.state_dir());
+    let standing = || {
+        let see = |path| Request::get(path).at_socket(daemon.socket()).expect("an answer").json();
+        [see("/v1/connections"), see("/v1/events?limit=1000")]
+    };
+    let stood = standing();
     for bad in [
         "",
         " ",
@@ -338,9 +343,11 @@ fn bad_token_files_are_refused_and_change_nothing() {
     }
     let binary = [0xff, 0xfe, 0x00, 0x9f];
     expect_message(&installation.run_with(&["import", "new", "--provider", "mock"], &binary), 1, &[]);
-    // The shared index of the log has the marks of whoever reads.
-    before.expect_unchanged(&installation.state_dir(), &["tokenkeep.db-shm"]);
-    assert_eq!(installation.connections().len(), 1);
+    assert_eq!(standing(), stood);
+    // The store's log has the refusals in the audit trail, and its shared index the marks of whoever reads.
+    before.expect_unchanged(&installation.state_dir(), &["tokenkeep.db-shm", "tokenkeep.db-wal"]);
+    let log = fs::read(installation.state_dir().join("tokenkeep.db-wal")).expect("the store is open");
+    assert!(!log.windows(7).any(|part| part == b"hunter2"), "a secret is in the audit trail");
     assert_eq!(installation.run(&["token", "held"]).expect_code(0).stdout.trim_end(), held["access_token"]);
     daemon.stop().expect_code(0);
 }
