@@ -40,6 +40,7 @@ const SYSTEMCTL: &str = r#"
 systemctl() {
     case "$1" in
     start)
+        : > log
         tokenkeep serve --config tokenkeep.toml --listen 127.0.0.1:0 2> log &
         daemon=$!
         until grep -q '^ready$' log; do kill -0 "$daemon" || { cat log; exit 1; }; sleep 0.1; done ;;
