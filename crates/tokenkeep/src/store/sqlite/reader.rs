@@ -93,23 +93,7 @@ pub fn list(
     query: &ListQuery,
 ) -> Result<Vec<Connection>, StoreError> {
     let held = providers::held(database, base).map_err(|cause| fault(&cause))?;
-    let numbers = Numbers::of(&held);
-    let mut filter = Filter::default();
-    let now = filter.value(base.store(now));
-    let narrow = match narrow_by_status(&query.statuses, &now, &numbers) {
-        Some(narrow) if is_small(database, &narrow, &filter)? => Some(narrow),
-        _ => None,
-    };
-    filter.query(query, &now, &numbers);
-    let from = match &narrow {
-        Some(narrow) => format!("({narrow}) n CROSS JOIN connection c ON c.id = n.id"),
-        None => "connection c".to_owned(),
-    };
-    let (columns, condition, limit) = (columns!(), filter.condition(), query.limit.min(PAGE_MAX));
-    let sql = format!(
-        "SELECT {columns} FROM {from} CROSS JOIN schedule s ON s.id = c.id CROSS JOIN token_set t ON t.id = s.id \
-         LEFT JOIN claim cl ON cl.id = s.id WHERE {condition} ORDER BY c.namespace, c.name LIMIT {limit}"
-    );
+    let (sql, filter) = listing(database, base.store(now), query, &Numbers::of(&held))?;
     let mut statement = database.prepare_cached(&sql).map_err(|cause| fault(&cause))?;
     let mut rows = statement.query(filter.values().as_slice()).map_err(|cause| fault(&cause))?;
     let mut found = Vec::new();
@@ -119,6 +103,27 @@ pub fn list(
         found.push(rules::shown(connection, hold));
     }
     Ok(found)
+}
+
+/// The statement of a listing, and the values in it.
+fn listing(database: &Database, now: i64, query: &ListQuery, held: &Numbers) -> Result<(String, Filter), StoreError> {
+    let mut filter = Filter::default();
+    let now = filter.value(now);
+    let narrow = match narrow_by_status(&query.statuses, &now, held) {
+        Some(narrow) if is_small(database, &narrow, &filter)? => Some(narrow),
+        _ => None,
+    };
+    filter.query(query, &now, held);
+    let from = match &narrow {
+        Some(narrow) => format!("({narrow}) n CROSS JOIN connection c ON c.id = n.id"),
+        None => "connection c".to_owned(),
+    };
+    let (columns, condition, limit) = (columns!(), filter.condition(), query.limit.min(PAGE_MAX));
+    let sql = format!(
+        "SELECT {columns} FROM {from} CROSS JOIN schedule s ON s.id = c.id CROSS JOIN token_set t ON t.id = s.id \
+         LEFT JOIN claim cl ON cl.id = s.id WHERE {condition} ORDER BY c.namespace, c.name LIMIT {limit}"
+    );
+    Ok((sql, filter))
 }
 
 /// The conditions of a listing with the values in them.
@@ -147,9 +152,17 @@ impl Filter {
             let namespace = self.value(namespace.clone());
             self.conditions.push(format!("c.namespace = {namespace}"));
         }
-        if let Some(after) = &query.after {
-            let (namespace, name) = (self.value(after.namespace().to_owned()), self.value(after.name().to_owned()));
-            self.conditions.push(format!("(c.namespace, c.name) > ({namespace}, {name})"));
+        match &query.after {
+            // The index of a namespace's provider goes on by the name alone.
+            Some(after) if query.namespace.as_deref() == Some(after.namespace()) => {
+                let name = self.value(after.name().to_owned());
+                self.conditions.push(format!("c.name > {name}"));
+            }
+            Some(after) => {
+                let (namespace, name) = (self.value(after.namespace().to_owned()), self.value(after.name().to_owned()));
+                self.conditions.push(format!("(c.namespace, c.name) > ({namespace}, {name})"));
+            }
+            None => {}
         }
         if let Some(provider) = &query.provider {
             let provider = self.value(provider.clone());
@@ -445,4 +458,37 @@ pub(super) fn counts(
 
 fn number(database: &Database, sql: &str, values: impl rusqlite::Params) -> rusqlite::Result<Option<i64>> {
     database.prepare_cached(sql)?.query_row(values, |row| row.get(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::seal::Sealer;
+    use crate::store::sqlite::schema;
+    use tokenkeep_core::model::{ConnectionKey, DEFAULT_NAMESPACE};
+
+    #[test]
+    fn a_page_of_a_provider_begins_at_its_cursor() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        schema::prepare(&path, &Sealer::new(&[7; 32])).unwrap();
+        let database = schema::reader(&path).unwrap();
+        let plan = |query: &ListQuery| {
+            let (sql, filter) = listing(&database, 0, query, &Numbers(None)).unwrap();
+            let mut statement = database.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let lines = statement.query_map(filter.values().as_slice(), |row| row.get::<_, String>("detail")).unwrap();
+            lines.map(Result::unwrap).collect::<Vec<_>>().join("\n")
+        };
+        let query = ListQuery {
+            namespace: Some(DEFAULT_NAMESPACE.to_owned()),
+            provider: Some("jira".to_owned()),
+            after: Some(ConnectionKey::in_default("m").unwrap()),
+            statuses: vec![Status::Fresh],
+            limit: 100,
+            ..ListQuery::default()
+        };
+        let plan = plan(&query);
+        assert!(plan.contains("connection_of_provider (namespace=? AND provider=? AND name>?)"), "{plan}");
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    }
 }
