@@ -9,9 +9,11 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use tokenkeep::jira::{self, CURSOR_BYTES_MAX, Issue, JQL_BYTES_MAX, JiraError, JiraPage, PageAsk, Project, Site};
 use tokenkeep_core::model::printable;
-use utoipa::ToSchema;
+use utoipa::openapi::{RefOr, Response as DocumentedResponse};
+use utoipa::{IntoResponses, ToSchema};
 
 const ISSUES_EXPECTED: &str = "Give project=KEY, or jql=QUERY for anything else.";
 
@@ -79,20 +81,45 @@ pub struct IssueJson {
     pub updated: Option<String>,
 }
 
+/// What is answered where Jira gives no page.
+const REFUSALS: [(&str, &str); 6] = [
+    ("403", "`target_forbidden`: the configuration does not name Jira's host."),
+    ("404", "`not_found`: there is no such connection."),
+    (
+        "409",
+        "`not_atlassian`, `no_jira_site`, `jira_site_needed`, `jira_refused`, `no_api_hosts`, `needs_reauth`: \
+            Jira cannot be asked with this connection as it is, or does not answer such a question.",
+    ),
+    (
+        "502",
+        "`jira_failed`, `bad_gateway`, `dns_failed`, `connect_failed`, `tls_failed`, `tls_name`, \
+            `connection_dead`, `connection_lost`, `answer_truncated`, `answer_too_large`: Jira could not be asked, or its answer was none.",
+    ),
+    (
+        "503",
+        "`rate_limited`, `busy`: Jira or the daemon has too much to do. `expired`, `refreshing`, \
+            `retrying`, `in_doubt`, `held`, `paused`, `fresh`: nothing valid is in hand now.",
+    ),
+    ("504", "`timeout`: Jira did not answer in time."),
+];
+
+/// [`REFUSALS`], as the document has them.
+struct Refusals;
+
+impl IntoResponses for Refusals {
+    fn responses() -> BTreeMap<String, RefOr<DocumentedResponse>> {
+        let documented =
+            |(status, description): (&str, &str)| (status.to_owned(), RefOr::T(DocumentedResponse::new(description)));
+        REFUSALS.into_iter().map(documented).collect()
+    }
+}
+
 /// The projects of a site.
 #[utoipa::path(get, path = "/v1/connections/{name}/jira/projects", operation_id = "jira_projects", tag = "proxy",
     params(Named, Paged, ("site" = Option<String>, Query, description = "A site's cloud id, name or host; needed where there are several.")),
     security(("api_key" = ["token"])), responses(
         (status = 200, description = "The page.", body = JiraPageJson<ProjectJson>),
-        (status = 403, description = "`target_forbidden`: the configuration does not name Jira's host."),
-        (status = 404, description = "`not_found`: there is no such connection."),
-        (status = 409, description = "`not_atlassian`, `no_jira_site`, `jira_site_needed`, `jira_refused`, `no_api_hosts`, `needs_reauth`: \
-            Jira cannot be asked with this connection as it is, or does not answer such a question."),
-        (status = 502, description = "`jira_failed`, `bad_gateway`, `dns_failed`, `connect_failed`, `tls_failed`, `tls_name`, \
-            `connection_dead`, `connection_lost`, `answer_truncated`, `answer_too_large`: Jira could not be asked, or its answer was none."),
-        (status = 503, description = "`rate_limited`, `busy`: Jira or the daemon has too much to do. `expired`, `refreshing`, \
-            `retrying`, `in_doubt`, `held`, `paused`, `fresh`: nothing valid is in hand now."),
-        (status = 504, description = "`timeout`: Jira did not answer in time."),
+        Refusals,
     ))]
 pub async fn projects(State(api): State<Api>, mut named: Named) -> Result<Json<JiraPageJson<ProjectJson>>, Problem> {
     let ask = page_ask(&mut named)?;
@@ -111,15 +138,7 @@ pub async fn projects(State(api): State<Api>, mut named: Named) -> Result<Json<J
     ),
     security(("api_key" = ["token"])), responses(
         (status = 200, description = "The page.", body = JiraPageJson<IssueJson>),
-        (status = 403, description = "`target_forbidden`: the configuration does not name Jira's host."),
-        (status = 404, description = "`not_found`: there is no such connection."),
-        (status = 409, description = "`not_atlassian`, `no_jira_site`, `jira_site_needed`, `jira_refused`, `no_api_hosts`, `needs_reauth`: \
-            Jira cannot be asked with this connection as it is, or does not answer such a question."),
-        (status = 502, description = "`jira_failed`, `bad_gateway`, `dns_failed`, `connect_failed`, `tls_failed`, `tls_name`, \
-            `connection_dead`, `connection_lost`, `answer_truncated`, `answer_too_large`: Jira could not be asked, or its answer was none."),
-        (status = 503, description = "`rate_limited`, `busy`: Jira or the daemon has too much to do. `expired`, `refreshing`, \
-            `retrying`, `in_doubt`, `held`, `paused`, `fresh`: nothing valid is in hand now."),
-        (status = 504, description = "`timeout`: Jira did not answer in time."),
+        Refusals,
     ))]
 pub async fn issues(State(api): State<Api>, mut named: Named) -> Result<Json<JiraPageJson<IssueJson>>, Problem> {
     let ask = page_ask(&mut named)?;
