@@ -15,6 +15,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, LazyLock};
 use tokenkeep::Error;
@@ -137,9 +138,12 @@ pub const RULES: &[Rule] = &[
 pub fn need(method: &Method, path: &str) -> Option<Need> {
     // What answers GET answers HEAD.
     let method = if method == Method::HEAD { &Method::GET } else { method };
-    let fits = |rule: &&Rule| rule.path == path && (rule.method == "*" || rule.method == method.as_str());
-    RULES.iter().find(fits).map(|rule| rule.need)
+    BY_ROUTE.get(&(path, method.as_str())).or_else(|| BY_ROUTE.get(&(path, "*"))).copied()
 }
+
+/// [`RULES`] by path and method: every request asks.
+static BY_ROUTE: LazyLock<HashMap<(&str, &str), Need>> =
+    LazyLock::new(|| RULES.iter().map(|rule| ((rule.path, rule.method), rule.need)).collect());
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -370,15 +374,7 @@ async fn admit(api: Api, path: MatchedPath, mut request: Request, next: Next) ->
         action.count(&api, &response);
         return response;
     }
-    // Its place stays taken until the change is made, so that there are only so many of them.
-    let place = request.extensions().get::<Arc<Place>>().cloned();
-    to_its_end(async move {
-        let response = next.run(request).await;
-        let response = action.note(&api, now, response).await;
-        drop((place, asking));
-        response
-    })
-    .await
+    change(api, now, action, request, next, asking).await
 }
 
 /// As [`enforce`] for the page that a provider sends a browser to: what it connects is noted.
@@ -388,14 +384,7 @@ pub async fn note_page(State(api): State<Api>, path: MatchedPath, request: Reque
     }
     let (now, method) = (api.wall(), request.method().clone());
     let action = Action { caller: Caller::Nobody, method, path, target: None };
-    let place = request.extensions().get::<Arc<Place>>().cloned();
-    to_its_end(async move {
-        let response = next.run(request).await;
-        let response = action.note(&api, now, response).await;
-        drop(place);
-        response
-    })
-    .await
+    change(api, now, action, request, next, None).await
 }
 
 /// Counts what [`guard`] refused: nobody has asked who sent it.
@@ -407,8 +396,23 @@ pub async fn count_refused(State(api): State<Api>, request: Request, next: Next)
     response
 }
 
-/// Goes on when the client goes away: a change that is begun is ended, and noted.
-async fn to_its_end(work: impl Future<Output = Response> + Send + 'static) -> Response {
+/// Makes a change and notes it, also when the client goes away meanwhile: what is begun is ended.
+async fn change(
+    api: Api,
+    now: Timestamp,
+    action: Action,
+    request: Request,
+    next: Next,
+    asking: Option<Asking>,
+) -> Response {
+    // Its place stays taken until the change is made, so that there are only so many of them.
+    let place = request.extensions().get::<Arc<Place>>().cloned();
+    let work = async move {
+        let response = next.run(request).await;
+        let response = action.note(&api, now, response).await;
+        drop((place, asking));
+        response
+    };
     tokio::spawn(work.in_current_span()).await.unwrap_or_else(|error| {
         tracing::error!(%error, "a request could not be answered");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request could not be answered").into_response()
