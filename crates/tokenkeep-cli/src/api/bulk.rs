@@ -9,7 +9,7 @@ use super::import::whole;
 use super::json::wall_text;
 use super::openapi::{Name, OfNamespace, Statuses};
 use super::params::{Params, key};
-use super::problem::{NOT_FOUND, Problem};
+use super::problem::Problem;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
@@ -328,9 +328,7 @@ pub async fn begin(
     RawQuery(query): RawQuery,
     body: Body,
 ) -> Result<Response, Problem> {
-    let mut params = Params::new(query.as_deref());
-    let namespace = params.namespace()?.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
-    params.finish()?;
+    let namespace = Params::only_namespace(query.as_deref())?.unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
     let body = whole(body).await?;
     let (body, wanted) = read(&body, &namespace)?;
     caller.check_scope(body.action.scope())?;
@@ -368,7 +366,7 @@ pub async fn show(
 ) -> Result<Json<JobJson>, Problem> {
     Params::new(query.as_deref()).finish()?;
     api.bulk.find(&id, &caller).map(Json).ok_or_else(|| {
-        Problem::new(StatusCode::NOT_FOUND, NOT_FOUND, format!("there is no job `{}`", printable(&id, 60)))
+        Problem::not_found(format!("there is no job `{}`", printable(&id, 60)))
             .next("Jobs end with the daemon, and only the latest are remembered; see GET /v1/audit for what was done.")
     })
 }
@@ -383,8 +381,7 @@ enum Wanted {
 fn read(body: &[u8], namespace: &str) -> Result<(BulkBody, Wanted), Problem> {
     let expected = "Expected {\"action\": \"refresh\", \"pause\", \"resume\" or \"remove\", \"names\": [...]}, or with \
          \"filter\": {\"status\": ..., \"provider\": ..., \"q\": ...} in place of \"names\".";
-    let mut body: BulkBody = serde_json::from_slice(body)
-        .map_err(|error| Problem::invalid(format!("the body is not what it must be: {error}"), expected))?;
+    let mut body: BulkBody = serde_json::from_slice(body).map_err(|error| Problem::unreadable(&error, expected))?;
     let wanted = match (body.names.take(), body.filter.take()) {
         (Some(names), None) if names.len() > NAMES_MAX => {
             let detail = format!("the field `names` has {} entries", names.len());

@@ -158,22 +158,27 @@ pub async fn begin(
     RawQuery(query): RawQuery,
     body: Body,
 ) -> Result<Response, Problem> {
-    let mut params = Params::new(query.as_deref());
-    let namespace = params.namespace()?;
-    params.finish()?;
-    let body = import::whole(body).await?;
-    let body: ConnectBody = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
+    let namespace = Params::only_namespace(query.as_deref())?;
+    begin_at(&api, &caller, namespace, read(body).await?).await
+}
+
+async fn begin_at(
+    api: &Api,
+    caller: &Caller,
+    namespace: Option<String>,
+    body: ConnectBody,
+) -> Result<Response, Problem> {
     let (flow, redirect_uri) = (body.flow, body.redirect_uri.clone());
-    let connect = checked(body, namespace.as_deref(), &api)?;
+    let connect = checked(body, namespace.as_deref(), api)?;
     caller.check_new(&connect.key)?;
     let about = About::connection(&connect.key);
     let begun = match flow {
-        Flow::Client | Flow::Jwt => return as_client(&api, connect, flow).await,
+        Flow::Client | Flow::Jwt => return as_client(api, connect, flow).await,
         Flow::Device => {
             let begun = api.keep.connect_at_device(connect).await.map_err(|error| api.problem(&error))?;
             at_device(begun, &api.times())
         }
-        Flow::Code => in_browser(&api, connect, redirect_uri)?,
+        Flow::Code => in_browser(api, connect, redirect_uri)?,
     };
     // The link, the code and the proof are each a secret.
     let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
@@ -294,23 +299,26 @@ fn checked(body: ConnectBody, namespace: Option<&str>, api: &Api) -> Result<Conn
     (status = 413, description = "`too_large`: the body is too long."),
     (status = 503, description = "`sign_in_too_many`: too many sign-ins are under way."),
 ))]
-pub async fn link(state: State<Api>, caller: Caller, query: RawQuery, body: Body) -> Result<Response, Problem> {
-    let body = import::whole(body).await?;
-    let wish: ConnectBody = serde_json::from_slice(&body).map_err(|error| unreadable(&error))?;
+pub async fn link(
+    State(api): State<Api>,
+    caller: Caller,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Result<Response, Problem> {
+    let wish = read(body).await?;
     if wish.flow != Flow::Code || wish.redirect_uri.is_some() {
         return Err(Problem::invalid(
             "a link is for flow `code`, and ends at the daemon's own address",
             "Leave `flow` and `redirect_uri` out.",
         ));
     }
-    begin(state, caller, query, Body::from(body.to_vec())).await
+    begin_at(&api, &caller, Params::only_namespace(query.as_deref())?, wish).await
 }
 
-fn unreadable(error: &serde_json::Error) -> Problem {
-    Problem::invalid(
-        format!("the body is not what it must be: {error}"),
-        "Expected {\"name\": \"...\", \"provider\": \"...\", \"flow\": \"code\", \"device\", \"client\" or \"jwt\", ...}.",
-    )
+async fn read(body: Body) -> Result<ConnectBody, Problem> {
+    let expected = "Expected {\"name\": \"...\", \"provider\": \"...\", \"flow\": \"code\", \"device\", \"client\" or \"jwt\", ...}.";
+    let body = import::whole(body).await?;
+    serde_json::from_slice(&body).map_err(|error| Problem::unreadable(&error, expected))
 }
 
 /// What a provider says of a token.
@@ -351,8 +359,7 @@ pub async fn show(
     Params::new(query.as_deref()).finish()?;
     let found = api.keep.sign_in(&id).filter(|(key, _)| caller.sees(key));
     let (key, standing) = found.ok_or_else(|| {
-        Problem::new(StatusCode::NOT_FOUND, "not_found", "there is no such sign-in, or it ended a while ago")
-            .next("Begin one with POST /v1/connect.")
+        Problem::not_found("there is no such sign-in, or it ended a while ago").next("Begin one with POST /v1/connect.")
     })?;
     Ok(Json(told(id, key.name(), &standing, &api.times())))
 }
@@ -403,12 +410,9 @@ pub async fn finish(
 ) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
     let body = import::whole(body).await?;
-    let FinishBody { query, proof } = serde_json::from_slice(&body).map_err(|error| {
-        Problem::invalid(
-            format!("the body is not what it must be ({:?} error)", error.classify()),
-            "Expected {\"query\": \"code=...&state=...\", \"proof\": \"...\"}.",
-        )
-    })?;
+    let expected = "Expected {\"query\": \"code=...&state=...\", \"proof\": \"...\"}.";
+    let FinishBody { query, proof } =
+        serde_json::from_slice(&body).map_err(|error| Problem::unreadable_secret(&error, expected))?;
     let whose = state_of(&query).and_then(|state| api.keep.sign_in(state.expose()));
     if whose.is_some_and(|(key, _)| !caller.sees(&key)) {
         return Err(api.problem(&SignInError::Unknown.into()));

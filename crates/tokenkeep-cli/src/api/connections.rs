@@ -200,8 +200,8 @@ fn read_refresh(body: &[u8]) -> Result<RefreshAsk, Problem> {
     }
     let expected =
         "Expected {\"if_generation\": N}, {\"rejected\": \"16 or more hex digits\"}, {\"force\": true}, or nothing.";
-    let body: Option<RefreshBody> = serde_json::from_slice(body)
-        .map_err(|error| Problem::invalid(format!("the body is not what it must be: {error}"), expected))?;
+    let body: Option<RefreshBody> =
+        serde_json::from_slice(body).map_err(|error| Problem::unreadable(&error, expected))?;
     let body = body.unwrap_or_default();
     let is_fingerprint = |text: &str| (16..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
     if body.rejected.as_deref().is_some_and(|text| !is_fingerprint(text)) {

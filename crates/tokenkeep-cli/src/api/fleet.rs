@@ -226,9 +226,7 @@ impl CallsJson {
 }
 
 async fn counted(api: &Api, caller: &Caller, query: Option<&str>) -> Result<Counted, Problem> {
-    let mut params = Params::new(query);
-    let namespace = params.namespace()?;
-    params.finish()?;
+    let namespace = Params::only_namespace(query)?;
     caller.check_counted(namespace.as_deref())?;
     api.counts.of(&api.keep, namespace).await.map_err(|error| api.problem(&error))
 }

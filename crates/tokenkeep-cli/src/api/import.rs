@@ -55,9 +55,7 @@ pub async fn post(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let mut params = Params::new(query.as_deref());
-    let namespace = params.namespace()?;
-    params.finish()?;
+    let namespace = Params::only_namespace(query.as_deref())?;
     match content_type(&headers).as_str() {
         "application/json" => one(&api, &caller, namespace.as_deref(), body).await,
         "application/x-ndjson" => Ok(ndjson::import(api, caller, namespace, body)),
@@ -187,8 +185,7 @@ pub fn read(body: &[u8], namespace: Option<&str>) -> Result<Import, Problem> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(Problem::invalid("the body is no JSON object", EXPECTED));
     }
-    let body: ImportBody<'_> = serde_json::from_slice(body)
-        .map_err(|error| Problem::invalid(format!("the body is not what it must be: {error}"), EXPECTED))?;
+    let body: ImportBody<'_> = serde_json::from_slice(body).map_err(|error| Problem::unreadable(&error, EXPECTED))?;
     let name: String = field("name", body.name, "a string")?;
     let provider: String = field("provider", body.provider, "a string")?;
     check_name(&provider).map_err(|error| Problem::invalid(error.to_string(), "Correct the provider's name."))?;

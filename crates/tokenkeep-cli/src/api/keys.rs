@@ -119,7 +119,7 @@ pub async fn list(
 fn find(api: &Api, caller: &Caller, id: &str) -> Result<std::sync::Arc<LiveKey>, Problem> {
     let found = keys(api)?.get(id).filter(|live| is_visible(caller, &live.key));
     found.ok_or_else(|| {
-        Problem::new(StatusCode::NOT_FOUND, "not_found", format!("there is no API key `{}`", printable(id, 60)))
+        Problem::not_found(format!("there is no API key `{}`", printable(id, 60)))
             .next("List the keys with `tokenkeep api-key list`.")
     })
 }
@@ -199,12 +199,8 @@ pub async fn create(
 ) -> Result<Response, Problem> {
     Params::new(query.as_deref()).finish()?;
     let body = whole(body).await?;
-    let body: KeyBody = serde_json::from_slice(&body).map_err(|error| {
-        Problem::invalid(
-            format!("the body is not what it must be: {error}"),
-            "Expected {\"name\": \"...\", \"scopes\": [\"token\"], ...}.",
-        )
-    })?;
+    let expected = "Expected {\"name\": \"...\", \"scopes\": [\"token\"], ...}.";
+    let body: KeyBody = serde_json::from_slice(&body).map_err(|error| Problem::unreadable(&error, expected))?;
     let now = api.wall();
     let new = read(body, &caller, now)?;
     check_lesser(&caller, &new)?;

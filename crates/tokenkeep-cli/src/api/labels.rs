@@ -53,8 +53,7 @@ pub async fn patch(State(api): State<Api>, named: Named, body: Body) -> Result<J
 }
 
 fn read(body: &[u8]) -> Result<PatchBody, Problem> {
-    serde_json::from_slice(body)
-        .map_err(|error| Problem::invalid(format!("the body is not what it must be: {error}"), EXPECTED))
+    serde_json::from_slice(body).map_err(|error| Problem::unreadable(&error, EXPECTED))
 }
 
 fn merged(mut labels: BTreeMap<String, String>, patch: PatchBody) -> BTreeMap<String, String> {

@@ -98,6 +98,17 @@ impl Params {
         self.parsed("namespace", "a namespace's name", |text| check_name(text).ok().map(|()| text.to_owned()))
     }
 
+    /// The namespace of a query that may have nothing else.
+    ///
+    /// # Errors
+    /// It is no name, or there is something else.
+    pub fn only_namespace(query: Option<&str>) -> Result<Option<String>, Problem> {
+        let mut params = Params::new(query);
+        let namespace = params.namespace()?;
+        params.finish()?;
+        Ok(namespace)
+    }
+
     /// Refuses what nobody took.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use utoipa::ToSchema;
 /// The media type of a problem.
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
-/// The code of a connection that does not exist.
+/// The code of what does not exist.
 pub const NOT_FOUND: &str = "not_found";
 /// The code of a connection that needs a human sign-in.
 pub const NEEDS_REAUTH: &str = Status::NeedsReauth.as_str();
@@ -73,6 +73,24 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, "invalid", detail).next(next_action)
     }
 
+    /// A body that is not what it must be: 400.
+    #[must_use]
+    pub fn unreadable(error: &serde_json::Error, expected: impl Into<Box<str>>) -> Self {
+        Self::invalid(format!("the body is not what it must be: {error}"), expected)
+    }
+
+    /// The same of a body that is a secret: only the kind of error is told, which shows nothing of the text.
+    #[must_use]
+    pub fn unreadable_secret(error: &serde_json::Error, expected: impl Into<Box<str>>) -> Self {
+        Self::invalid(format!("the body is not what it must be ({:?} error)", error.classify()), expected)
+    }
+
+    /// What the path names is not there: 404.
+    #[must_use]
+    pub fn not_found(detail: impl Into<Box<str>>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, NOT_FOUND, detail)
+    }
+
     /// With what to do.
     #[must_use]
     pub fn next(mut self, action: impl Into<Box<str>>) -> Self {
@@ -94,9 +112,7 @@ impl Problem {
     pub fn of(error: &Error, times: &Times) -> Self {
         let detail = error.to_string();
         match error {
-            Error::NotFound(_) => {
-                Self::new(StatusCode::NOT_FOUND, NOT_FOUND, detail).next("List the names with `tokenkeep list`.")
-            }
+            Error::NotFound(_) => Self::not_found(detail).next("List the names with `tokenkeep list`."),
             Error::Invalid { field, found, expected } => {
                 Self::invalid(format!("{field}: {found}"), format!("Expected {expected}."))
             }

@@ -6,7 +6,6 @@ use super::problem::Problem;
 use crate::suggest;
 use axum::Json;
 use axum::extract::{Path, RawQuery};
-use axum::http::StatusCode;
 use serde::Serialize;
 use std::time::Duration;
 use tokenkeep_core::catalogue::{Authority, CHECKED, PRESETS, Preset, preset};
@@ -138,12 +137,10 @@ pub async fn show(Path(name): Path<String>, RawQuery(query): RawQuery) -> Result
 fn unknown(name: &str) -> Problem {
     let name = printable(name, 60);
     let detail = format!("the catalogue has no provider `{name}`");
-    Problem::new(StatusCode::NOT_FOUND, "not_found", detail).next(
-        match suggest::nearest(&name, PRESETS.iter().map(|preset| preset.id)) {
-            Some(meant) => format!("Did you mean `{meant}`? GET /v1/providers lists them."),
-            None => "GET /v1/providers lists them; any other provider is configured by its token_url.".to_owned(),
-        },
-    )
+    Problem::not_found(detail).next(match suggest::nearest(&name, PRESETS.iter().map(|preset| preset.id)) {
+        Some(meant) => format!("Did you mean `{meant}`? GET /v1/providers lists them."),
+        None => "GET /v1/providers lists them; any other provider is configured by its token_url.".to_owned(),
+    })
 }
 
 #[cfg(test)]

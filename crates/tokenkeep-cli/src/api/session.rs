@@ -246,10 +246,7 @@ pub async fn begin(State(api): State<Api>, RawQuery(query): RawQuery, body: Body
     Params::new(query.as_deref()).finish()?;
     let body = whole_within(PROOF_MAX, body).await?;
     let expected = "Expected {\"api_key\": \"tk_...\"} or {\"setup_code\": \"...\"}.";
-    // Only the place and kind: the text around is a secret.
-    let proof: Proof = serde_json::from_slice(&body).map_err(|error| {
-        Problem::invalid(format!("the body is not what it must be ({:?} error)", error.classify()), expected)
-    })?;
+    let proof: Proof = serde_json::from_slice(&body).map_err(|error| Problem::unreadable_secret(&error, expected))?;
     let now = api.wall();
     let key = match (proof.api_key.map(Zeroizing::new), proof.setup_code.map(Zeroizing::new)) {
         (Some(text), None) => match api.keep.keys().and_then(|keys| keys.find(&text, now)) {

@@ -19,9 +19,7 @@ pub async fn get(
     caller: Caller,
     RawQuery(query): RawQuery,
 ) -> Result<Json<SummaryJson>, Problem> {
-    let mut params = Params::new(query.as_deref());
-    let namespace = params.namespace()?;
-    params.finish()?;
+    let namespace = Params::only_namespace(query.as_deref())?;
     caller.check_counted(namespace.as_deref())?;
     let summary = api.keep.summary(namespace.as_deref()).await.map_err(|error| api.problem(&error))?;
     // An instance without a state folder has no key.

@@ -5,7 +5,7 @@ use super::import::whole;
 use super::json::{EventJson, Page, Times, wall_text};
 use super::openapi::Paged;
 use super::params::Params;
-use super::problem::{NOT_FOUND, Problem};
+use super::problem::Problem;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, RawQuery, State};
@@ -209,8 +209,7 @@ const BODY_EXPECTED: &str = "Expected {\"url\": \"https://...\", \"types\": [\"c
 impl WebhookBody {
     async fn read(body: Body) -> Result<Self, Problem> {
         let body = whole(body).await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| Problem::invalid(format!("the body is not what it must be: {error}"), BODY_EXPECTED))
+        serde_json::from_slice(&body).map_err(|error| Problem::unreadable(&error, BODY_EXPECTED))
     }
 
     /// Settings that differ from these in what it says.
@@ -249,7 +248,7 @@ impl Api {
         let conflict = |code, next: &str| Problem::new(StatusCode::CONFLICT, code, detail.clone()).next(next);
         match error {
             WebhookError::NotFound(_) => no_webhook(detail),
-            WebhookError::NoDelivery(_) => Problem::new(StatusCode::NOT_FOUND, NOT_FOUND, detail)
+            WebhookError::NoDelivery(_) => Problem::not_found(detail)
                 .next("List the deliveries with GET /v1/webhooks/{id}/deliveries; the oldest are forgotten."),
             WebhookError::Invalid { expected, .. } => Problem::invalid(detail, expected),
             WebhookError::TooMany => conflict("too_many", "Remove one that is not needed, or let one get more types."),
@@ -262,7 +261,7 @@ impl Api {
 }
 
 fn no_webhook(detail: String) -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, NOT_FOUND, detail).next("List the webhooks with GET /v1/webhooks.")
+    Problem::not_found(detail).next("List the webhooks with GET /v1/webhooks.")
 }
 
 fn webhook_id(text: &str) -> Result<WebhookId, Problem> {
