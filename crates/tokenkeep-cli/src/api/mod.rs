@@ -49,6 +49,7 @@ use metrics::Metrics;
 use oauth::SignIns;
 use problem::Problem;
 use session::Sessions;
+use std::ops::Deref;
 use std::sync::Arc;
 use stream::Streams;
 use tokenkeep::{Error, TokenKeep};
@@ -56,9 +57,13 @@ use tokenkeep_core::Timestamp;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt as _};
 use utoipa_axum::routes;
 
-/// What every handler has.
+/// What every handler and layer has, each a clone of it for each request: one count, whatever the parts are.
 #[derive(Clone, Debug)]
-pub struct Api {
+pub struct Api(Arc<Parts>);
+
+/// What the API works with.
+#[derive(Debug)]
+pub struct Parts {
     /// The engine.
     pub keep: TokenKeep,
     /// Who follows the events.
@@ -81,6 +86,14 @@ pub struct Api {
     pub counts: Counts,
 }
 
+impl Deref for Api {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
 impl Api {
     /// With nobody signed in yet.
     #[must_use]
@@ -88,7 +101,7 @@ impl Api {
         let (sessions, failures, counts) = (Sessions::default(), Failures::default(), Counts::default());
         let metrics = Metrics::of(&keep);
         let (once, bulk) = (Once::default(), Bulk::default());
-        Self { keep, streams, config, sign_ins, sessions, failures, once, bulk, metrics, counts }
+        Self(Arc::new(Parts { keep, streams, config, sign_ins, sessions, failures, once, bulk, metrics, counts }))
     }
 
     /// The times of this moment.
