@@ -996,8 +996,11 @@ fn one_key_does_not_drain_the_fleet() {
         assert!(header(&answer, "retry-after").is_some() && !answer.body.contains("access_token"), "{answer:?}");
     }
     assert_eq!(read(&key, "c0").status, 200, "what it has read already");
-    let said = daemon.stderr();
-    let alarms =
-        said.lines().filter(|line| line.contains("ERROR") && line.contains("more connections' tokens")).count();
-    assert_eq!(alarms, 1, "{said}");
+    let alarms = || {
+        let said = daemon.stderr();
+        said.lines().filter(|line| line.contains("ERROR") && line.contains("more connections' tokens")).count()
+    };
+    // What is logged comes through a pipe.
+    wait_for("the alarm", SOON, || (alarms() > 0).then_some(()));
+    assert_eq!(alarms(), 1, "{}", daemon.stderr());
 }
